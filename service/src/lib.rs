@@ -1,0 +1,21 @@
+//! What both processes need around what they do.
+//!
+//! - [`lifecycle`]: every task is tracked; two-stage shutdown; signals to exit code.
+//! - [`accept`]: listening sockets and the HTTP/1.1 accept loop, bounded in head size and time.
+//! - [`ops`]: `/livez`, `/readyz`, `/metrics`.
+//! - [`settings`]: durations, sizes, rates, secrets; one clear line for a bad one.
+//! - [`telemetry`]: logs as text or JSON.
+//! - [`backoff`], [`clock`], [`files`]: full-jitter retry delays, wall time as a value, the limit of open files.
+
+pub mod accept;
+pub mod backoff;
+pub mod clock;
+pub mod files;
+pub mod lifecycle;
+pub mod ops;
+pub mod settings;
+pub mod telemetry;
+
+pub use backoff::Backoff;
+pub use clock::Clock;
+pub use lifecycle::Lifecycle;
