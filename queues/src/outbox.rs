@@ -1,0 +1,193 @@
+use std::{
+    collections::VecDeque,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+
+use crate::sync::{Mutex, lock, park};
+
+/// A drained queue with room for more frames than this gives its memory back (32 bytes a frame).
+const KEPT_CAPACITY: usize = 16;
+
+/// How much an outbox holds, frames being written included.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub frames: usize,
+    pub bytes: usize,
+}
+
+/// A connection's bounded send queue: ready-made frames, then one close. Many push, one write pump takes.
+///
+/// `C` is the reason of the close. What the pump has taken still counts until it reports it [written](Self::written),
+/// so the limits bound all that waits outside the kernel.
+#[derive(Debug)]
+pub struct Outbox<C> {
+    state: Mutex<State<C>>,
+}
+
+#[derive(Debug)]
+struct State<C> {
+    frames: VecDeque<Bytes>,
+    /// Frames and bytes in `frames` and with the pump.
+    held: Limits,
+    end: End<C>,
+    pump: Option<Waker>,
+    /// Whether the pump waits for frames, or only for a cut, the socket taking nothing now.
+    wants_frames: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum End<C> {
+    Open,
+    /// Nothing more comes in; what is queued goes out, then the close.
+    Finishing(C),
+    /// What is queued was dropped; the close is all that is left.
+    Cut(C),
+}
+
+/// Why a frame was not queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PushError {
+    /// The queue was full: it has just been cut, with the reason given. Said once.
+    Full,
+    /// The outbox was closed before.
+    Closed,
+}
+
+/// What the pump gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken<C> {
+    /// There are frames to write.
+    Frames,
+    /// All that is left is to close.
+    Close(C),
+}
+
+impl<C: Copy> Outbox<C> {
+    pub fn new() -> Self {
+        let held = Limits { frames: 0, bytes: 0 };
+        let state = State { frames: VecDeque::new(), held, end: End::Open, pump: None, wants_frames: false };
+        Self { state: Mutex::new(state) }
+    }
+
+    /// Queues a frame. When that would exceed a limit the client is too slow: all that waits is dropped and the outbox
+    /// closed with `when_full`.
+    pub fn push(&self, frame: Bytes, limits: Limits, when_full: C) -> Result<(), PushError> {
+        let mut state = lock(&self.state);
+        if !matches!(state.end, End::Open) {
+            return Err(PushError::Closed);
+        }
+        let fits = state.held.frames < limits.frames && state.held.bytes + frame.len() <= limits.bytes;
+        if fits {
+            state.held.frames += 1;
+            state.held.bytes += frame.len();
+            state.frames.push_back(frame);
+        } else {
+            state.cut(when_full);
+        }
+        let pump = if fits && !state.wants_frames { None } else { state.pump.take() };
+        drop(state);
+        if let Some(pump) = pump {
+            pump.wake();
+        }
+        if fits { Ok(()) } else { Err(PushError::Full) }
+    }
+
+    /// Takes in nothing more; what is queued goes out, then the close. False if it was closed before.
+    pub fn finish(&self, reason: C) -> bool {
+        self.end(|state| state.end = End::Finishing(reason))
+    }
+
+    /// Takes in nothing more and drops what is queued; only the close goes out. False if it was closed before.
+    pub fn cut(&self, reason: C) -> bool {
+        self.end(|state| state.cut(reason))
+    }
+
+    fn end(&self, end: impl FnOnce(&mut State<C>)) -> bool {
+        let mut state = lock(&self.state);
+        if !matches!(state.end, End::Open) {
+            return false;
+        }
+        end(&mut state);
+        let pump = state.pump.take();
+        drop(state);
+        if let Some(pump) = pump {
+            pump.wake();
+        }
+        true
+    }
+
+    /// Moves all that is queued to the end of `into`, or says that only the close is left. With `into` empty the two
+    /// queues just change places.
+    pub fn poll_take(&self, cx: &Context<'_>, into: &mut VecDeque<Bytes>) -> Poll<Taken<C>> {
+        let mut state = lock(&self.state);
+        if !state.frames.is_empty() {
+            if into.is_empty() {
+                std::mem::swap(&mut state.frames, into);
+            } else {
+                into.append(&mut state.frames);
+            }
+            return Poll::Ready(Taken::Frames);
+        }
+        match state.end {
+            End::Finishing(reason) | End::Cut(reason) => Poll::Ready(Taken::Close(reason)),
+            End::Open => {
+                park(&mut state.pump, cx);
+                state.wants_frames = true;
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Whether what is queued was dropped, which goes for what the pump holds as well. If not, the pump is woken when
+    /// it happens: to be asked before waiting for the socket.
+    pub fn poll_cut(&self, cx: &Context<'_>) -> bool {
+        let mut state = lock(&self.state);
+        park(&mut state.pump, cx);
+        state.wants_frames = false;
+        matches!(state.end, End::Cut(_))
+    }
+
+    /// So much of what was taken is with the kernel now: it makes room for as much.
+    pub fn written(&self, frames: usize, bytes: usize) {
+        let mut state = lock(&self.state);
+        // After a cut nothing is counted any more.
+        state.held.frames = state.held.frames.saturating_sub(frames);
+        state.held.bytes = state.held.bytes.saturating_sub(bytes);
+        if state.frames.is_empty() && state.frames.capacity() > KEPT_CAPACITY {
+            state.frames = VecDeque::new();
+        }
+    }
+
+    /// Frames and bytes that wait, those being written included.
+    pub fn held(&self) -> Limits {
+        lock(&self.state).held
+    }
+
+    /// Whether nothing more is taken in.
+    pub fn is_closed(&self) -> bool {
+        !matches!(lock(&self.state).end, End::Open)
+    }
+
+    /// The pump's own queue, once written out, gives its memory back by the same rule.
+    pub fn give_back(queue: &mut VecDeque<Bytes>) {
+        if queue.is_empty() && queue.capacity() > KEPT_CAPACITY {
+            *queue = VecDeque::new();
+        }
+    }
+}
+
+impl<C: Copy> Default for Outbox<C> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<C> State<C> {
+    fn cut(&mut self, reason: C) {
+        self.frames = VecDeque::new();
+        self.held = Limits { frames: 0, bytes: 0 };
+        self.end = End::Cut(reason);
+    }
+}
