@@ -2,7 +2,7 @@
 //! said what it wants. `axum::serve` has no limit on the time a request's head may take, and forgets upgraded
 //! connections at shutdown; so the loop is our own, with axum's router on it.
 
-use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, pin::pin, time::Duration};
 
 use axum::{Router, extract::ConnectInfo};
 use hyper_util::{
@@ -11,6 +11,7 @@ use hyper_util::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::Lifecycle;
@@ -66,20 +67,28 @@ fn is_of_the_peer(error: &io::Error) -> bool {
     )
 }
 
-/// Serves HTTP/1.1 with upgrades on every connection. Runs until dropped; each connection is a task of its own, which
-/// when draining finishes the request under way.
-pub async fn serve_http1(listener: TcpListener, router: Router, lifecycle: Lifecycle) -> Infallible {
+/// Serves HTTP/1.1 with upgrades on every connection until `closing`; each is a task of its own, which then finishes the
+/// request under way.
+pub async fn serve_http1(listener: TcpListener, router: Router, lifecycle: Lifecycle, closing: CancellationToken) {
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
-    loop {
-        let (stream, peer) = accept(&listener).await;
+    while let Some((stream, peer)) = closing.run_until_cancelled(accept(&listener)).await {
         let service = router.clone().map_request(move |mut request: http::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(ConnectInfo(peer));
             request
         });
         let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)).with_upgrades();
+        let closing = closing.clone();
         lifecycle.spawn(async move {
-            if let Err(error) = connection.await {
+            let mut connection = pin!(connection);
+            let served = tokio::select! {
+                served = connection.as_mut() => served,
+                () = closing.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = served {
                 tracing::debug!(%peer, %error, "serve an HTTP connection");
             }
         });

@@ -35,7 +35,7 @@ pub fn spawn(listener: TcpListener, registry: Arc<Registry>, ready: Readiness, l
     let tier = lifecycle.clone();
     lifecycle.spawn(async move {
         tokio::select! {
-            never = accept::serve_http1(listener, router, own.clone()) => match never {},
+            () = accept::serve_http1(listener, router, own.clone(), own.drain().clone()) => {}
             () = last_one(&tier) => {}
         }
         own.finish(Duration::ZERO).await;
