@@ -1,0 +1,346 @@
+//! What an edge is to be told, in order, bounded in items and bytes. A room may hold a quarter of it; what exceeds that,
+//! or the whole, is refused, and whoever was refused is woken when the queue is half empty.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ahash::RandomState;
+use hashbrown::HashMap;
+use proto::{Room, wire};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+
+use super::End;
+use crate::{
+    defaults::{LINK_MESSAGE_BYTES, LINK_QUEUE_BYTES, LINK_QUEUE_CONTROLS, LINK_QUEUE_ITEMS},
+    metrics::Metrics,
+    room::Run,
+};
+
+/// A message that is no publication.
+#[derive(Debug)]
+pub(crate) struct Control {
+    pub(crate) kind: wire::fanout_message::Kind,
+    /// Held until the message is on its way.
+    pub(crate) permit: Option<OwnedSemaphorePermit>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Message {
+    Publications(Room, Run),
+    Control(Control),
+}
+
+/// Whether there is space for a page of a room's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Space {
+    Yes,
+    /// The room holds its share.
+    RoomFull,
+    QueueFull,
+}
+
+/// Many shards put in, the link takes out.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    inner: Mutex<Inner>,
+    ready: Notify,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    messages: VecDeque<Message>,
+    total: Share,
+    shares: HashMap<Room, Share, RandomState>,
+    controls: usize,
+    /// Bit n: shard n was refused and waits.
+    waiting: u64,
+    ended: Option<Option<End>>,
+}
+
+/// Part of the queue.
+#[derive(Debug, Clone, Copy, Default)]
+struct Share {
+    items: usize,
+    bytes: usize,
+}
+
+impl Share {
+    fn of(run: &Run) -> Self {
+        Self { items: run.entries.len(), bytes: run.bytes() }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.items += other.items;
+        self.bytes += other.bytes;
+    }
+
+    fn sub(&mut self, other: Self) {
+        self.items = self.items.saturating_sub(other.items);
+        self.bytes = self.bytes.saturating_sub(other.bytes);
+    }
+
+    /// Whether this is at most the `part`th part of the queue.
+    fn within(self, part: usize) -> bool {
+        self.items <= LINK_QUEUE_ITEMS / part && self.bytes <= LINK_QUEUE_BYTES / part
+    }
+}
+
+impl Queue {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { inner: Mutex::default(), ready: Notify::new(), metrics }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a run; false when it is full, or the room's share of it is. Then `shard` is woken in time.
+    pub(crate) fn push_run(&self, room: &Room, run: Run, shard: usize) -> bool {
+        let share = Share::of(&run);
+        let mut inner = self.lock();
+        if inner.ended.is_some() {
+            return true;
+        }
+        let mut room_share = inner.shares.get(room).copied().unwrap_or_default();
+        let mut total = inner.total;
+        room_share.add(share);
+        total.add(share);
+        // A single run always finds place in an empty queue, however large it is.
+        let over_room = !room_share.within(4) && room_share.items != share.items;
+        let over_total = !total.within(1) && total.items != share.items;
+        if over_room || over_total {
+            inner.waiting |= 1 << shard;
+            drop(inner);
+            if over_total {
+                self.metrics.link_queue_full.inc()
+            } else {
+                self.metrics.link_room_full.inc()
+            };
+            return false;
+        }
+        inner.total = total;
+        *inner.shares.entry_ref(room).or_default() = room_share;
+        inner.append(room, run);
+        drop(inner);
+        self.metrics.link_queue_items.inc_by(signed(share.items));
+        self.metrics.link_queue_bytes.inc_by(signed(share.bytes));
+        self.ready.notify_one();
+        true
+    }
+
+    /// Queues what must not be dropped; false when too much of it waits.
+    pub(super) fn push_control(&self, control: Control) -> bool {
+        let mut inner = self.lock();
+        if inner.ended.is_some() {
+            return true;
+        }
+        if inner.controls >= LINK_QUEUE_CONTROLS {
+            drop(inner);
+            self.metrics.link_controls_full.inc();
+            return false;
+        }
+        inner.controls += 1;
+        inner.messages.push_back(Message::Control(control));
+        drop(inner);
+        self.ready.notify_one();
+        true
+    }
+
+    /// Whether a page of the room's history may be read for it now; if not, `shard` is woken in time.
+    pub(crate) fn space(&self, room: &Room, shard: usize) -> Space {
+        let mut inner = self.lock();
+        let space = if !inner.total.within(2) {
+            Space::QueueFull
+        } else if inner.shares.get(room).is_some_and(|share| !share.within(8)) {
+            Space::RoomFull
+        } else {
+            return Space::Yes;
+        };
+        inner.waiting |= 1 << shard;
+        space
+    }
+
+    /// No more is taken in.
+    pub(super) fn end(&self, reason: Option<End>) {
+        let mut inner = self.lock();
+        if inner.ended.is_none() {
+            inner.ended = Some(reason);
+        }
+        if reason == Some(End::Overrun) {
+            let total = inner.total;
+            inner.messages.clear();
+            inner.total = Share::default();
+            drop(inner);
+            self.gauge_out(total);
+        } else {
+            drop(inner);
+        }
+        self.ready.notify_one();
+    }
+
+    /// Waits for messages and takes some, up to about the bytes of one message of a link. Also the shards to wake.
+    /// `Err` is the end, with its reason, once nothing is left. Cancel-safe; for one task.
+    pub(crate) async fn pop(&self, into: &mut VecDeque<Message>) -> Result<u64, Option<End>> {
+        loop {
+            if let Some(result) = self.try_pop(into) {
+                return result;
+            }
+            self.ready.notified().await;
+        }
+    }
+
+    fn try_pop(&self, into: &mut VecDeque<Message>) -> Option<Result<u64, Option<End>>> {
+        let mut inner = self.lock();
+        if inner.messages.is_empty() {
+            return inner.ended.map(Err);
+        }
+        let mut taken = Share::default();
+        while taken.bytes < LINK_MESSAGE_BYTES
+            && let Some(message) = inner.messages.pop_front()
+        {
+            match &message {
+                Message::Control(_) => inner.controls -= 1,
+                Message::Publications(room, run) => {
+                    let share = Share::of(run);
+                    taken.add(share);
+                    inner.release(room, share);
+                }
+            }
+            into.push_back(message);
+        }
+        let wake = if inner.total.within(2) { std::mem::take(&mut inner.waiting) } else { 0 };
+        drop(inner);
+        self.gauge_out(taken);
+        Some(Ok(wake))
+    }
+
+    fn gauge_out(&self, share: Share) {
+        self.metrics.link_queue_items.dec_by(signed(share.items));
+        self.metrics.link_queue_bytes.dec_by(signed(share.bytes));
+    }
+
+    /// Bytes of the entries that wait.
+    pub(crate) fn bytes(&self) -> usize {
+        self.lock().total.bytes
+    }
+}
+
+impl Inner {
+    /// Joins the run to the last message if it continues it.
+    fn append(&mut self, room: &Room, run: Run) {
+        if let Some(Message::Publications(last_room, last)) = self.messages.back_mut()
+            && last_room == room
+            && last.epoch == run.epoch
+            && last.last_seq() + 1 == run.first_seq
+            && last.bytes() + run.bytes() <= LINK_MESSAGE_BYTES
+        {
+            last.entries.extend(run.entries);
+        } else {
+            self.messages.push_back(Message::Publications(room.clone(), run));
+        }
+    }
+
+    fn release(&mut self, room: &Room, share: Share) {
+        self.total.sub(share);
+        if let Some(held) = self.shares.get_mut(room) {
+            held.sub(share);
+            if held.items == 0 {
+                self.shares.remove(room);
+            }
+        }
+    }
+}
+
+/// For gauges, which are signed.
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let total = self.lock().total;
+        self.gauge_out(total);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proto::Epoch;
+
+    use super::*;
+
+    fn run(first_seq: u64, sizes: &[usize]) -> Run {
+        let entries = sizes.iter().map(|size| Bytes::from(vec![b'x'; *size])).collect();
+        Run { epoch: Epoch::new("1-a"), first_seq, entries }
+    }
+
+    fn queue() -> Queue {
+        Queue::new(Arc::new(Metrics::default()))
+    }
+
+    fn room(name: &str) -> Room {
+        Room::try_new(name).unwrap()
+    }
+
+    #[tokio::test]
+    async fn consecutive_runs_leave_as_one_message() {
+        let queue = queue();
+        assert!(queue.push_run(&room("a"), run(1, &[1]), 0));
+        assert!(queue.push_run(&room("a"), run(2, &[1, 1]), 0));
+        assert!(queue.push_run(&room("b"), run(9, &[1]), 0));
+        assert!(queue.push_run(&room("a"), run(4, &[1]), 0));
+        let mut out = VecDeque::new();
+        assert_eq!(queue.pop(&mut out).await, Ok(0));
+        let firsts = out.iter().map(|message| match message {
+            Message::Publications(room, run) => (room.as_str().to_owned(), run.first_seq, run.entries.len()),
+            Message::Control(_) => unreachable!(),
+        });
+        assert_eq!(firsts.collect::<Vec<_>>(), [("a".into(), 1, 3), ("b".into(), 9, 1), ("a".into(), 4, 1)]);
+        assert_eq!(queue.bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_room_gets_a_quarter_and_whoever_was_refused_is_woken_at_half() {
+        let queue = queue();
+        let big = LINK_QUEUE_BYTES / 8;
+        for (name, seq) in [("a", 1), ("a", 2), ("b", 1), ("b", 2), ("c", 1), ("c", 2), ("d", 1), ("d", 2)] {
+            assert!(queue.push_run(&room(name), run(seq * 10, &[big]), 0), "{name}");
+        }
+        assert!(!queue.push_run(&room("a"), run(30, &[1]), 3), "the quarter of a room");
+        assert!(!queue.push_run(&room("e"), run(1, &[1]), 5), "the whole");
+        assert_eq!(queue.space(&room("e"), 6), Space::QueueFull);
+        let mut woken = Vec::new();
+        while queue.bytes() > 0 {
+            woken.push(queue.pop(&mut VecDeque::new()).await.unwrap());
+        }
+        assert_eq!(woken.iter().filter(|mask| **mask != 0).collect::<Vec<_>>(), [&0b110_1000]);
+        assert!(woken[..3].iter().all(|mask| *mask == 0), "not before it is half empty");
+        assert_eq!(queue.space(&room("e"), 6), Space::Yes);
+    }
+
+    #[tokio::test]
+    async fn what_is_queued_is_still_sent_after_the_end() {
+        let queue = queue();
+        assert!(queue.push_run(&room("a"), run(1, &[1]), 0));
+        queue.end(Some(End::Stopping));
+        assert!(queue.push_run(&room("a"), run(2, &[1]), 0), "ignored, not refused");
+        let mut out = VecDeque::new();
+        assert_eq!(queue.pop(&mut out).await, Ok(0));
+        assert_eq!(out.len(), 1);
+        assert_eq!(queue.pop(&mut out).await, Err(Some(End::Stopping)));
+    }
+
+    #[test]
+    fn what_cannot_be_dropped_has_a_limit_too() {
+        let queue = queue();
+        let beat = || Control { kind: wire::fanout_message::Kind::Drain(wire::Drain {}), permit: None };
+        for _ in 0..LINK_QUEUE_CONTROLS {
+            assert!(queue.push_control(beat()));
+        }
+        assert!(!queue.push_control(beat()));
+    }
+}

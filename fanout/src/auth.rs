@@ -1,0 +1,136 @@
+//! Who may use the two listeners. Secrets are compared in constant time, and every configured one is looked at.
+
+use std::{fmt, sync::Arc};
+
+use service::settings::Secret;
+use subtle::ConstantTimeEq as _;
+
+/// The name of publishers while no key is configured, and so only loopback is served.
+const LOCAL: &str = "@local";
+
+/// Who calls the publish API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// As it appears in `from`: `@name`.
+    pub name: Arc<str>,
+    /// False for a `:read` key.
+    pub may_publish: bool,
+}
+
+/// No key, or none that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no valid API key: send `authorization: Bearer <key>`")]
+pub struct Unauthenticated;
+
+/// The keys of the publish API. Empty: everybody is `@local`.
+#[derive(Clone, Default)]
+pub struct ApiKeys(Arc<[(Caller, Secret)]>);
+
+impl ApiKeys {
+    /// Reads `name:secret` or `name:secret:read`, comma-separated. The error never holds a secret.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        text.split(',')
+            .map(str::trim)
+            .filter(|entry| !entry.is_empty())
+            .map(parse_key)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Judges the value of an `authorization` header.
+    pub fn authenticate(&self, authorization: Option<&[u8]>) -> Result<Caller, Unauthenticated> {
+        if self.is_empty() {
+            return Ok(Caller { name: LOCAL.into(), may_publish: true });
+        }
+        let given = authorization.and_then(bearer).ok_or(Unauthenticated)?;
+        let mut found = None;
+        for (caller, secret) in self.0.iter() {
+            if bool::from(secret.expose().as_bytes().ct_eq(given)) {
+                found = Some(caller);
+            }
+        }
+        found.cloned().ok_or(Unauthenticated)
+    }
+}
+
+impl fmt::Debug for ApiKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(caller, _)| &caller.name)).finish()
+    }
+}
+
+fn parse_key(entry: &str) -> Result<(Caller, Secret), String> {
+    let mut parts = entry.split(':');
+    let (Some(name), Some(secret), right, None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return Err("an entry looks like name:secret or name:secret:read".to_owned());
+    };
+    if name.is_empty() || name.len() > 64 || name.starts_with('@') || name.chars().any(char::is_control) {
+        return Err("a key's name has 1 to 64 bytes and does not begin with @".to_owned());
+    }
+    if secret.is_empty() || !secret.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte)) {
+        return Err(format!("the secret of {name} must be of A-Z a-z 0-9 - _ . ~"));
+    }
+    let may_publish = match right {
+        None => true,
+        Some("read") => false,
+        Some(_) => return Err(format!("the right of {name} can only be `read`")),
+    };
+    Ok((Caller { name: format!("@{name}").into(), may_publish }, Secret::new(secret)))
+}
+
+/// Whether a link's `authorization` shows the token. Without one every link is taken: only loopback is served then.
+pub fn link_allowed(token: Option<&Secret>, authorization: Option<&[u8]>) -> bool {
+    token.is_none_or(|token| {
+        authorization.and_then(bearer).is_some_and(|given| token.expose().as_bytes().ct_eq(given).into())
+    })
+}
+
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = value.split_at_checked("bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| rest.trim_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_parsed_and_compared() {
+        let keys = ApiKeys::parse("shop:s3cret, audit:look~:read,shop:next-1").unwrap();
+        let ask = |text: &str| keys.authenticate(Some(text.as_bytes()));
+        assert_eq!(ask("Bearer s3cret").unwrap(), Caller { name: "@shop".into(), may_publish: true });
+        assert_eq!(ask("bearer next-1").unwrap().name, "@shop".into());
+        assert!(!ask("Bearer look~").unwrap().may_publish);
+        for bad in ["Bearer s3cre", "Bearer s3crett", "Basic s3cret", "Bearer ", "", "Bearer look~:read"] {
+            assert_eq!(ask(bad), Err(Unauthenticated), "{bad}");
+        }
+        assert_eq!(keys.authenticate(None), Err(Unauthenticated));
+        assert!(!format!("{keys:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn without_keys_everybody_is_local() {
+        assert_eq!(&*ApiKeys::default().authenticate(None).unwrap().name, "@local");
+    }
+
+    #[test]
+    fn bad_keys_are_refused_without_showing_the_secret() {
+        for bad in ["shop", "shop:", ":x", "shop:a b", "shop:hidden:write", "@shop:x", "a:b:c:d"] {
+            let error = ApiKeys::parse(bad).unwrap_err();
+            assert!(!error.contains("hidden"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_link_shows_its_token() {
+        let token = Secret::new("t0ken");
+        assert!(link_allowed(Some(&token), Some(b"Bearer t0ken")));
+        assert!(!link_allowed(Some(&token), Some(b"Bearer other")));
+        assert!(!link_allowed(Some(&token), None));
+        assert!(link_allowed(None, None));
+    }
+}

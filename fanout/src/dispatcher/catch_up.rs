@@ -1,0 +1,240 @@
+//! Attachments that are behind in a room: joined with a position, or refused by a full queue. They are served from the
+//! history, page by page, their rooms taking turns, while their queue is at most half full; a page serves all whose
+//! cursor it meets. At the room's position they are live.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use ahash::RandomState;
+use hashbrown::HashSet;
+use proto::{Position, Room, wire};
+
+use super::{
+    shard::{RoomEntry, Shard},
+    store::{Asked, Purpose},
+};
+use crate::{
+    attachments::{Attachment, AttachmentId, Space},
+    broker::Page,
+    defaults::CATCH_UP_READS,
+    room::{Advance, Cursor, Effect, Effects, LostReason},
+};
+
+/// An attachment in a room.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) attachment: Arc<Attachment>,
+    /// `seq` of the last publication handed over, in the room's epoch; for a live one.
+    pub(super) cursor: u64,
+    pub(super) mode: Mode,
+}
+
+#[derive(Debug)]
+pub(super) enum Mode {
+    /// Waits for the room to begin; with the position it came with.
+    Joining(Option<Box<Position>>),
+    /// Gets what the room delivers.
+    Live,
+    Behind(Box<Behind>),
+}
+
+#[derive(Debug)]
+pub(super) struct Behind {
+    /// Everything up to here was handed over.
+    position: Position,
+    /// The edge waits for the room's state.
+    owes_state: bool,
+}
+
+impl Mode {
+    pub(super) fn behind(position: Position, owes_state: bool) -> Self {
+        Self::Behind(Box::new(Behind { position, owes_state }))
+    }
+}
+
+impl Member {
+    pub(super) fn joining(attachment: Arc<Attachment>, position: Option<Position>) -> Self {
+        Self { attachment, cursor: 0, mode: Mode::Joining(position.map(Box::new)) }
+    }
+}
+
+/// An attachment's rooms that are behind, in turn.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    rooms: VecDeque<Room>,
+    /// The same rooms: each has one turn.
+    queued: HashSet<Room, RandomState>,
+    /// Pages being read.
+    reading: usize,
+}
+
+impl Shard {
+    /// Puts the room among the attachment's turns, if it is behind there.
+    pub(super) fn enqueue(&mut self, id: AttachmentId, room: &Room) {
+        if let Some(entry) = self.routing.get_mut(room)
+            && let Some(Member { mode: Mode::Behind(_), .. }) = entry.member_mut(id)
+        {
+            let turns = self.turns.entry(id).or_default();
+            if turns.queued.insert(room.clone()) {
+                turns.rooms.push_back(room.clone());
+            }
+        }
+    }
+
+    /// The same for everyone behind in the room, and goes on with them.
+    pub(super) fn enqueue_all(&mut self, room: &Room) {
+        let Some(entry) = self.routing.get_mut(room) else { return };
+        let behind = entry.members.iter().filter(|(_, member)| matches!(member.mode, Mode::Behind(_)));
+        let ids: Vec<_> = behind.map(|(id, _)| *id).collect();
+        for id in ids {
+            self.enqueue(id, room);
+            self.take_turns(id);
+        }
+    }
+
+    /// Reads pages for the attachment's rooms in turn, as far as its queue allows.
+    pub(super) fn take_turns(&mut self, id: AttachmentId) {
+        let Some(turns) = self.turns.get_mut(&id) else { return };
+        for _ in 0..turns.rooms.len() {
+            if turns.reading >= CATCH_UP_READS {
+                return;
+            }
+            let Some(room) = turns.rooms.pop_front() else { break };
+            turns.queued.remove(&room);
+            let Some(entry) = self.routing.get_mut(&room) else { continue };
+            let (catching_up, asked) = (entry.data.catching_up, entry.data.asked(&room));
+            let Some(member) = entry.member_mut(id) else { continue };
+            let Mode::Behind(behind) = &member.mode else { continue };
+            match member.attachment.queue.space(&room, self.index) {
+                Space::Yes => {}
+                Space::RoomFull => {
+                    turns.queued.insert(room.clone());
+                    turns.rooms.push_back(room);
+                    continue;
+                }
+                Space::QueueFull => {
+                    turns.queued.insert(room.clone());
+                    turns.rooms.push_front(room);
+                    return;
+                }
+            }
+            if catching_up {
+                // Whoever's page it is, all of the room are looked at when it comes.
+                continue;
+            }
+            let asked = Asked { at: behind.position.clone(), ..asked };
+            entry.data.catching_up = true;
+            turns.reading += 1;
+            self.metrics.replays.inc();
+            self.store.page(Purpose::CatchUp(id), asked, Duration::ZERO);
+        }
+        if turns.rooms.is_empty() && turns.reading == 0 {
+            self.turns.remove(&id);
+        }
+    }
+
+    /// A page came, read for one of those behind in the room.
+    pub(super) fn caught_up(&mut self, id: AttachmentId, asked: &Asked, page: &Page) {
+        if let Some(turns) = self.turns.get_mut(&id) {
+            turns.reading = turns.reading.saturating_sub(1);
+        }
+        let shard = self.index;
+        let Some(entry) = self.same(asked) else { return self.take_turns(id) };
+        entry.data.catching_up = false;
+        let at = entry.data.state.position().cloned().unwrap_or_default();
+        let mut believed = true;
+        for (_, member) in &mut entry.members {
+            believed &= member.take_page(&asked.room, &asked.at, page, &at, shard);
+        }
+        if believed {
+            let news = entry.news(page);
+            self.apply(&asked.room, news);
+            self.enqueue_all(&asked.room);
+        } else {
+            // When the room's own check is answered, everyone behind is looked at again.
+            self.metrics.from_the_past.inc();
+            self.store.check_later(asked.clone());
+        }
+        self.take_turns(id);
+    }
+}
+
+impl RoomEntry {
+    /// A page may know of a later epoch than the room: then the room is told.
+    fn news(&mut self, page: &Page) -> Effects {
+        let known = self.data.state.position().is_some_and(|at| at.epoch == page.position.epoch);
+        if known { Effects::new() } else { self.data.state.check() }
+    }
+}
+
+impl Member {
+    /// Moves one that is behind on by a page read after `after`, if it meets its cursor; the room is at `at`. False if
+    /// the page is of an epoch that the room has left.
+    fn take_page(&mut self, room: &Room, after: &Position, page: &Page, at: &Position, shard: usize) -> bool {
+        let Mode::Behind(behind) = &mut self.mode else { return true };
+        let last = (page.first_seq + page.entries.len() as u64).saturating_sub(1);
+        let position = &behind.position;
+        let within = position.epoch == page.position.epoch && (page.first_seq..=last).contains(&(position.seq + 1));
+        if position != after && !within {
+            return true;
+        }
+        let before = position.clone();
+        let mut cursor = Cursor { position: before.clone(), left: 0 };
+        let mut effects = Effects::new();
+        let advance = cursor.advance(&before, page, &mut effects);
+        if advance == Advance::FromThePast {
+            if at.epoch.generation() >= before.epoch.generation() {
+                return false;
+            }
+            // The edge comes from a later epoch than this store has ever had here.
+            cursor.position = at.clone();
+            effects.push(Effect::Lost(at.clone(), LostReason::Failover));
+        }
+        let finished_prev = page.complete && page.prev.as_ref().is_some_and(|prev| prev.epoch == before.epoch);
+        if behind.owes_state {
+            behind.owes_state = false;
+            let kept = finished_prev || !matches!(effects.first(), Some(Effect::Lost(..)));
+            if kept {
+                self.attachment.control(state(room, before, true));
+            } else if let Effect::Lost(to, _) = effects.remove(0) {
+                behind.position = to.clone();
+                self.attachment.control(state(room, to, false));
+            }
+        }
+        for effect in effects {
+            match effect {
+                Effect::Deliver(run) => {
+                    let end = Position { epoch: run.epoch.clone(), seq: run.last_seq() };
+                    if !self.attachment.queue.push_run(room, run, shard) {
+                        return true;
+                    }
+                    behind.position = end;
+                }
+                Effect::Lost(to, reason) => {
+                    behind.position = to.clone();
+                    self.attachment.control(lost(room, to, reason));
+                }
+                Effect::Read(_) | Effect::AskLater => {}
+            }
+        }
+        behind.position = cursor.position;
+        if behind.position.epoch == at.epoch && behind.position.seq >= at.seq {
+            self.cursor = behind.position.seq;
+            self.mode = Mode::Live;
+        }
+        true
+    }
+}
+
+pub(super) fn state(room: &Room, position: Position, complete: bool) -> wire::fanout_message::Kind {
+    let position = Some(position.into());
+    wire::fanout_message::Kind::State(wire::State { room: room.as_str().to_owned(), position, complete })
+}
+
+pub(super) fn lost(room: &Room, position: Position, reason: LostReason) -> wire::fanout_message::Kind {
+    let reason = match reason {
+        LostReason::History => wire::LostReason::History,
+        LostReason::Failover => wire::LostReason::Failover,
+    };
+    let (room, position, reason) = (room.as_str().to_owned(), Some(position.into()), reason.into());
+    wire::fanout_message::Kind::Lost(wire::Lost { room, position, reason })
+}

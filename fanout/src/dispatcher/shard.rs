@@ -1,0 +1,418 @@
+//! One shard: the only owner of its rooms.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use ahash::RandomState;
+use hashbrown::HashMap;
+use proto::{Position, Room};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Interest, Wish,
+    catch_up::{Member, Mode, Turns, lost, state},
+    inbox::{Batch, Inbox},
+    store::{Answer, Asked, Purpose, Store, retry_delay},
+};
+use crate::{
+    attachments::{Attachment, AttachmentId},
+    broker::{Broker, Page, ReadError},
+    defaults::{POSITIONS_BATCH, UNWANTED_LINGER},
+    metrics::Metrics,
+    room::{Effect, Effects, LostReason, RoomState},
+    routing::{Entry, Routing},
+};
+
+/// Announcements handled before other tasks get their turn.
+const YIELD_AFTER: usize = 1024;
+
+/// How far a room has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The broker was asked for its announcements.
+    Subscribing,
+    /// They come; its position is asked for.
+    Starting {
+        /// Announcements may have been missed since.
+        stale: bool,
+    },
+    Ready,
+}
+
+/// What a shard keeps for a room.
+#[derive(Debug)]
+pub(super) struct RoomData {
+    pub(super) state: RoomState,
+    pub(super) phase: Phase,
+    /// Tells this room from earlier ones of its name.
+    pub(super) serial: u64,
+    /// A page for those behind is being read.
+    pub(super) catching_up: bool,
+    /// In the list of unwanted rooms.
+    lingering: bool,
+    /// When the last attachment left.
+    left_at: Instant,
+}
+
+impl RoomData {
+    /// To be remembered with a question.
+    pub(super) fn asked(&self, room: &Room) -> Asked {
+        Asked { room: room.clone(), serial: self.serial, at: self.state.position().cloned().unwrap_or_default() }
+    }
+}
+
+pub(super) type RoomEntry = Entry<RoomData, Member>;
+
+#[derive(Debug)]
+pub(super) struct Shard {
+    pub(super) index: usize,
+    pub(super) routing: Routing<RoomData, Member>,
+    pub(super) store: Store,
+    pub(super) turns: HashMap<AttachmentId, Turns, RandomState>,
+    pub(super) metrics: Arc<Metrics>,
+    inbox: Arc<Inbox>,
+    serial: u64,
+    /// Rooms nobody wants any more, by the time they are given up.
+    unwanted: VecDeque<(Instant, Room, u64)>,
+}
+
+impl Shard {
+    pub(super) fn new(index: usize, broker: Arc<dyn Broker>, inbox: Arc<Inbox>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            index,
+            routing: Routing::default(),
+            store: Store::new(broker),
+            turns: HashMap::default(),
+            metrics,
+            inbox,
+            serial: 0,
+            unwanted: VecDeque::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self, mut interests: mpsc::Receiver<Interest>, end: CancellationToken) {
+        let inbox = Arc::clone(&self.inbox);
+        loop {
+            let unwanted = self.unwanted.front().map(|(at, ..)| *at);
+            tokio::select! {
+                () = end.cancelled() => return,
+                batch = inbox.take() => self.batch(batch).await,
+                interest = interests.recv() => match interest {
+                    Some(interest) => self.interest(interest),
+                    None => return,
+                },
+                answer = self.store.answer() => self.answer(answer),
+                () = sleep_until(unwanted.unwrap_or_else(Instant::now)), if unwanted.is_some() => self.give_up(),
+            }
+        }
+    }
+
+    async fn batch(&mut self, batch: Batch) {
+        for id in batch.gone {
+            for room in self.routing.remove(id) {
+                self.left(&room);
+            }
+            self.turns.remove(&id);
+        }
+        self.start(batch.subscribed);
+        if batch.reset {
+            self.compare_all();
+        }
+        for (count, announcement) in batch.announcements.into_iter().enumerate() {
+            self.announced(&announcement.room, &announcement.position, announcement.entry);
+            if count % YIELD_AFTER == YIELD_AFTER - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        for (room, position) in batch.overflow {
+            self.announced(&room, &position, None);
+        }
+        for id in batch.awake {
+            self.take_turns(id);
+        }
+    }
+
+    fn announced(&mut self, room: &Room, position: &Position, entry: Option<bytes::Bytes>) {
+        if let Some(found) = self.routing.get_mut(room) {
+            let effects = found.data.state.announced(position, entry);
+            self.apply(room, effects);
+        }
+    }
+
+    fn interest(&mut self, interest: Interest) {
+        let Interest { attachment, wishes } = interest;
+        for wish in wishes {
+            // A closed one has been, or will be, reported gone: it must not come in after that.
+            if attachment.is_closed() {
+                return;
+            }
+            if wish.wanted {
+                self.wanted(&attachment, wish);
+            } else if self.routing.leave(&wish.room, attachment.id) {
+                attachment.rooms_changed(-1);
+                self.left(&wish.room);
+            }
+        }
+        self.take_turns(attachment.id);
+    }
+
+    fn wanted(&mut self, attachment: &Arc<Attachment>, wish: Wish) {
+        let Wish { room, position, .. } = wish;
+        let (serial, store, metrics) = (&mut self.serial, &self.store, &self.metrics);
+        self.routing.open(&room, || {
+            *serial += 1;
+            metrics.rooms.inc();
+            store.subscribe(&room);
+            RoomData {
+                state: RoomState::default(),
+                phase: Phase::Subscribing,
+                serial: *serial,
+                catching_up: false,
+                lingering: false,
+                left_at: Instant::now(),
+            }
+        });
+        let member = Member::joining(Arc::clone(attachment), position);
+        if self.routing.join(&room, attachment.id, member) {
+            attachment.rooms_changed(1);
+        }
+        let Some(entry) = self.routing.get_mut(&room) else { return };
+        if entry.data.phase == Phase::Ready
+            && let Some(at) = entry.data.state.position().cloned()
+            && let Some(member) = entry.member_mut(attachment.id)
+        {
+            let behind = member.admit(&room, &at);
+            if behind {
+                self.enqueue(attachment.id, &room);
+            }
+        }
+    }
+
+    /// An attachment left the room: if it was the last, the room is given up in a while.
+    fn left(&mut self, room: &Room) {
+        let Some(entry) = self.routing.get_mut(room).filter(|entry| entry.members.is_empty()) else { return };
+        entry.data.left_at = Instant::now();
+        if !std::mem::replace(&mut entry.data.lingering, true) {
+            self.unwanted.push_back((entry.data.left_at + UNWANTED_LINGER, room.clone(), entry.data.serial));
+        }
+    }
+
+    fn give_up(&mut self) {
+        let now = Instant::now();
+        while let Some((_, room, serial)) = self.unwanted.pop_front_if(|(at, ..)| *at <= now) {
+            let Some(entry) = self.routing.get_mut(&room).filter(|entry| entry.data.serial == serial) else { continue };
+            let until = entry.data.left_at + UNWANTED_LINGER;
+            if entry.members.is_empty() && until > now {
+                // It was wanted meanwhile, and left again.
+                self.unwanted.push_back((until, room, serial));
+                continue;
+            }
+            entry.data.lingering = false;
+            if self.routing.forget(&room) {
+                self.store.unsubscribe(&room);
+                self.metrics.rooms.dec();
+            }
+        }
+    }
+
+    /// Announcements of these rooms come from now on: ask where they are.
+    fn start(&mut self, rooms: Vec<Room>) {
+        let mut asked = Vec::new();
+        for room in rooms {
+            if let Some(entry) = self.routing.get_mut(&room)
+                && entry.data.phase == Phase::Subscribing
+            {
+                entry.data.phase = Phase::Starting { stale: false };
+                asked.push(entry.data.asked(&room));
+            }
+        }
+        self.ask_positions(true, asked, Duration::ZERO);
+    }
+
+    fn ask_positions(&mut self, start: bool, mut asked: Vec<Asked>, delay: Duration) {
+        while !asked.is_empty() {
+            let rest = asked.split_off(asked.len().min(POSITIONS_BATCH));
+            self.store.positions(start, std::mem::replace(&mut asked, rest), delay);
+        }
+    }
+
+    /// Announcements may have been missed: ask where all rooms are.
+    fn compare_all(&mut self) {
+        let rooms: Vec<Room> = self.routing.iter().map(|(room, _)| room.clone()).collect();
+        let mut asked = Vec::new();
+        for room in rooms {
+            let Some(entry) = self.routing.get_mut(&room) else { continue };
+            match &mut entry.data.phase {
+                Phase::Subscribing => {}
+                Phase::Starting { stale } => *stale = true,
+                Phase::Ready => asked.push(entry.data.asked(&room)),
+            }
+        }
+        self.ask_positions(false, asked, Duration::ZERO);
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        match answer {
+            Answer::Positions { start, rooms, result: Ok(positions) } => {
+                for (asked, position) in rooms.into_iter().zip(positions) {
+                    self.position(start, asked, position);
+                }
+            }
+            Answer::Positions { start, rooms, result: Err(ReadError) } => {
+                self.ask_positions(start, rooms, retry_delay())
+            }
+            Answer::Page { purpose, asked, result: Ok(page) } => self.page(purpose, &asked, &page),
+            Answer::Page { purpose, asked, result: Err(ReadError) } => self.store.page(purpose, asked, retry_delay()),
+            Answer::Check(asked) => {
+                if let Some(entry) = self.same(&asked) {
+                    let effects = entry.data.state.check();
+                    self.apply(&asked.room, effects);
+                }
+            }
+        }
+    }
+
+    /// The room that was asked about, if it is still there.
+    pub(super) fn same(&mut self, asked: &Asked) -> Option<&mut RoomEntry> {
+        self.routing.get_mut(&asked.room).filter(|entry| entry.data.serial == asked.serial)
+    }
+
+    fn position(&mut self, start: bool, asked: Asked, position: Option<Position>) {
+        let Some(entry) = self.same(&asked) else { return };
+        match (start, position) {
+            (true, Some(position)) => self.begin(&asked.room, position),
+            (true, None) => self.store.page(Purpose::Start, asked, Duration::ZERO),
+            (false, Some(position)) => {
+                let effects = entry.data.state.compare(&asked.at, &position);
+                self.apply(&asked.room, effects);
+            }
+            (false, None) => {
+                let effects = entry.data.state.check();
+                self.apply(&asked.room, effects);
+            }
+        }
+    }
+
+    fn page(&mut self, purpose: Purpose, asked: &Asked, page: &Page) {
+        match purpose {
+            Purpose::Start => {
+                if self.same(asked).is_some() {
+                    self.begin(&asked.room, page.position.clone());
+                }
+            }
+            Purpose::Repair => {
+                let Some(entry) = self.same(asked) else { return };
+                let effects = entry.data.state.page(page);
+                self.apply(&asked.room, effects);
+                self.enqueue_all(&asked.room);
+            }
+            Purpose::CatchUp(id) => self.caught_up(id, asked, page),
+        }
+    }
+
+    /// Delivery of the room begins at the position: those who wait for it are told.
+    fn begin(&mut self, room: &Room, position: Position) {
+        let Some(entry) = self.routing.get_mut(room) else { return };
+        let Phase::Starting { stale } = entry.data.phase else { return };
+        entry.data.phase = Phase::Ready;
+        for (_, member) in &mut entry.members {
+            member.admit(room, &position);
+        }
+        let mut effects = entry.data.state.start(position);
+        if stale {
+            effects.extend(entry.data.state.check());
+        }
+        self.apply(room, effects);
+        self.enqueue_all(room);
+    }
+
+    /// Does what a room's state asks for.
+    pub(super) fn apply(&mut self, room: &Room, effects: Effects) {
+        if effects.is_empty() {
+            return;
+        }
+        let mut fell_behind = Vec::new();
+        let Some(entry) = self.routing.get_mut(room) else { return };
+        for effect in effects {
+            match effect {
+                Effect::Deliver(run) => {
+                    for (id, member) in &mut entry.members {
+                        if member.deliver(room, &run, self.index) {
+                            fell_behind.push(*id);
+                        }
+                    }
+                }
+                Effect::Lost(position, reason) => {
+                    match reason {
+                        LostReason::History => self.metrics.lost_history.inc(),
+                        LostReason::Failover => self.metrics.lost_failover.inc(),
+                    };
+                    tracing::warn!(%room, %position, ?reason, "continuity of a room is broken");
+                    for (_, member) in &mut entry.members {
+                        member.lost(room, &position, reason);
+                    }
+                }
+                Effect::Read(at) => {
+                    self.metrics.repairs.inc();
+                    let asked = Asked { at, ..entry.data.asked(room) };
+                    self.store.page(Purpose::Repair, asked, Duration::ZERO);
+                }
+                Effect::AskLater => {
+                    self.metrics.from_the_past.inc();
+                    tracing::warn!(%room, "the store answers from an epoch that was left: asking again");
+                    self.store.check_later(entry.data.asked(room));
+                }
+            }
+        }
+        for id in fell_behind {
+            self.enqueue(id, room);
+            self.take_turns(id);
+        }
+    }
+}
+
+impl Member {
+    /// Begins delivery to a member that joined, with the room at `at`; true if it must catch up first.
+    fn admit(&mut self, room: &Room, at: &Position) -> bool {
+        let Mode::Joining(from) = std::mem::replace(&mut self.mode, Mode::Live) else { return false };
+        match from {
+            Some(from) if *from != *at => {
+                self.mode = Mode::behind(*from, true);
+                true
+            }
+            _ => {
+                self.cursor = at.seq;
+                self.attachment.control(state(room, at.clone(), true));
+                false
+            }
+        }
+    }
+
+    /// Hands the run to a live member; true if it fell behind by that.
+    fn deliver(&mut self, room: &Room, run: &crate::room::Run, shard: usize) -> bool {
+        if !matches!(self.mode, Mode::Live) || self.cursor >= run.last_seq() {
+            return false;
+        }
+        let part = if self.cursor < run.first_seq { Some(run.clone()) } else { run.after(self.cursor) };
+        let Some(part) = part else { return false };
+        let (first, last) = (part.first_seq, part.last_seq());
+        if self.attachment.queue.push_run(room, part, shard) {
+            self.cursor = last;
+            return false;
+        }
+        self.mode = Mode::behind(Position { epoch: run.epoch.clone(), seq: first - 1 }, false);
+        true
+    }
+
+    /// Tells a live member of a loss. One behind finds out by itself.
+    fn lost(&mut self, room: &Room, position: &Position, reason: LostReason) {
+        let passed = reason == LostReason::History && self.cursor >= position.seq;
+        if matches!(self.mode, Mode::Live) && !passed {
+            self.cursor = position.seq;
+            self.attachment.control(lost(room, position.clone(), reason));
+        }
+    }
+}

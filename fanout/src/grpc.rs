@@ -1,0 +1,6 @@
+//! The gRPC services: links for edges, the publish API for backends.
+
+pub(crate) mod attach;
+mod outbound;
+pub(crate) mod publish;
+pub(crate) mod status;

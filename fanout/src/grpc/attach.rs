@@ -1,0 +1,277 @@
+//! The link service: for each attachment one task that takes in what the edge says, and the stream that answers.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use proto::{
+    PAGE_BYTES, Position, Room, VERSION,
+    wire::{
+        EdgeMessage, FanoutHello, FanoutMessage, LinkPublish, Read, ReadResult, Receipt, RoomInterest, Stored,
+        edge_message::Kind, fanout_message::Kind as Out, link_server::Link, read::From, receipt,
+    },
+};
+use service::{Lifecycle, settings::Secret};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{outbound::Outbound, status};
+use crate::{
+    attachments::{Attachment, Attachments, Control, End, Guard},
+    auth,
+    broker::{PageLimit, ReadFrom},
+    defaults::{EDGE_KEY_GRACE, LINK_PUBLISHES, LINK_READS, LINK_SILENCE, PAGE_ITEMS},
+    dispatcher::{Dispatcher, Wish},
+    publishing::{Offer, PublishError, Publishing},
+};
+
+/// Largest `seq` taken from an edge: beyond it no store could number exactly, and sums could overflow.
+const MAX_SEQ: u64 = 1 << 53;
+
+/// Longest deadline of a broadcast.
+const MAX_DEADLINE: Duration = Duration::from_secs(60);
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(crate) struct LinkService {
+    pub(crate) token: Option<Secret>,
+    pub(crate) hello: FanoutHello,
+    pub(crate) attachments: Attachments,
+    pub(crate) dispatcher: Dispatcher,
+    pub(crate) publishing: Publishing,
+    pub(crate) lifecycle: Lifecycle,
+}
+
+#[tonic::async_trait]
+impl Link for LinkService {
+    type AttachStream = Pin<Box<dyn Stream<Item = Result<FanoutMessage, Status>> + Send>>;
+
+    async fn attach(&self, request: Request<Streaming<EdgeMessage>>) -> Result<Response<Self::AttachStream>, Status> {
+        if !auth::link_allowed(self.token.as_ref(), status::authorization(request.metadata())) {
+            tracing::warn!("a link without a valid token was refused");
+            return Err(status::bad_link_token());
+        }
+        if self.lifecycle.is_draining() {
+            return Err(status::draining());
+        }
+        let guard = self.attachments.attach();
+        let attachment = Arc::clone(&guard.attachment);
+        let mut hello = self.hello.clone();
+        let health = self.publishing.broker.health();
+        hello.store = health.store.as_deref().unwrap_or_default().to_owned();
+        attachment.control(Out::Hello(hello));
+        let inbound = Inbound {
+            guard,
+            dispatcher: self.dispatcher.clone(),
+            publishing: self.publishing.clone(),
+            publishes: Arc::new(Semaphore::new(LINK_PUBLISHES)),
+            reads: Arc::new(Semaphore::new(LINK_READS)),
+            answers: FuturesUnordered::new(),
+        };
+        self.lifecycle.spawn(inbound.run(request.into_inner()));
+        let (broker, metrics) = (Arc::clone(&self.publishing.broker), Arc::clone(&self.publishing.metrics));
+        let outbound = Outbound::new(attachment, self.dispatcher.clone(), broker, metrics);
+        Ok(Response::new(Box::pin(outbound.stream())))
+    }
+}
+
+/// What one edge says.
+struct Inbound {
+    guard: Guard,
+    dispatcher: Dispatcher,
+    publishing: Publishing,
+    publishes: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
+    /// Receipts and pages to come.
+    answers: FuturesUnordered<BoxFuture<'static, Control>>,
+}
+
+impl Inbound {
+    async fn run(mut self, mut inbound: Streaming<EdgeMessage>) {
+        let attachment = Arc::clone(&self.guard.attachment);
+        let end = tokio::select! {
+            () = attachment.closed() => None,
+            end = self.listen(&mut inbound) => end,
+        };
+        let edge = attachment.report().edge.clone();
+        tracing::info!(edge, rooms = attachment.rooms(), ?end, "link closed");
+        attachment.close(end);
+    }
+
+    async fn listen(&mut self, inbound: &mut Streaming<EdgeMessage>) -> Option<End> {
+        let mut heard = Instant::now();
+        loop {
+            let message = tokio::select! {
+                Some(control) = self.answers.next() => {
+                    self.guard.attachment.control_with(control);
+                    continue;
+                }
+                message = timeout_at(heard + LINK_SILENCE, inbound.message()) => message,
+            };
+            let message = match message {
+                Ok(Ok(Some(message))) => message,
+                Ok(Ok(None)) => return None,
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "read from a link");
+                    return None;
+                }
+                Err(_) => return Some(End::Silent),
+            };
+            heard = Instant::now();
+            if let Err(end) = self.handle(message).await {
+                return Some(end);
+            }
+        }
+    }
+
+    async fn handle(&mut self, message: EdgeMessage) -> Result<(), End> {
+        let greeted = !self.guard.attachment.report().edge.is_empty();
+        match message.kind {
+            Some(Kind::Hello(hello)) => {
+                // Version 0 is no version. A newer one speaks ours as its last but one.
+                if hello.version == 0 || hello.version.abs_diff(VERSION) > 1 {
+                    return Err(End::Protocol("link version not supported"));
+                }
+                tracing::info!(edge = hello.edge, version = hello.version, "link open");
+                let mut report = self.guard.attachment.report();
+                report.edge = if hello.edge.is_empty() { "?".to_owned() } else { hello.edge };
+                report.boot = hello.boot;
+            }
+            _ if !greeted => return Err(End::Protocol("the first message must be a hello")),
+            Some(Kind::Interest(interest)) => {
+                let wishes = interest.rooms.into_iter().filter_map(|wish| self.wish(wish)).collect();
+                self.dispatcher.interest(&self.guard.attachment, wishes).await;
+            }
+            Some(Kind::Read(read)) => self.read(read),
+            Some(Kind::Publish(publish)) => self.publish(publish),
+            Some(Kind::Stats(mut stats)) => {
+                stats.top.truncate(100);
+                self.guard.attachment.report().stats = stats;
+            }
+            Some(Kind::Beat(_)) => {}
+            None => {
+                self.publishing.metrics.unknown_messages.inc();
+                tracing::debug!("a message of a link was not understood");
+            }
+        }
+        Ok(())
+    }
+
+    fn wish(&self, wish: RoomInterest) -> Option<Wish> {
+        match Room::try_new(&wish.room) {
+            Ok(room) => Some(Wish { room, wanted: wish.wanted, position: wish.position.map(position) }),
+            Err(error) => {
+                self.publishing.metrics.unknown_messages.inc();
+                tracing::warn!(%error, "an edge wants a room that cannot be");
+                None
+            }
+        }
+    }
+
+    fn publish(&self, publish: LinkPublish) {
+        let id = publish.id;
+        let Ok(permit) = Arc::clone(&self.publishes).try_acquire_owned() else {
+            self.publishing.metrics.link_publishes_full.inc();
+            return self.guard.attachment.control(receipt(id, receipt::Result::Error(status::link_busy())));
+        };
+        let deadline = Duration::from_millis(publish.deadline_ms.into()).min(MAX_DEADLINE);
+        let pending = self.publishing.broadcast(Offer {
+            room: &publish.room,
+            from: publish.from.as_str().into(),
+            body: publish.body,
+            key: &publish.key,
+            edge_key_ttl: publish.key_is_ours.then_some(deadline + EDGE_KEY_GRACE),
+            traceparent: &publish.traceparent,
+            deadline: if deadline.is_zero() { MAX_DEADLINE } else { deadline },
+        });
+        let pending = match pending {
+            Ok(pending) => pending,
+            Err(error) => {
+                let result = receipt::Result::Error(status::link_error(error));
+                return self.guard.attachment.control_with(held(receipt(id, result), permit));
+            }
+        };
+        let metrics = Arc::clone(&self.publishing.metrics);
+        let answer = async move {
+            let result = pending.await;
+            metrics.published(&result);
+            let result = match result {
+                Ok(stored) => receipt::Result::Stored(Stored {
+                    position: Some(stored.position.into()),
+                    duplicate: stored.duplicate,
+                }),
+                Err(error) => receipt::Result::Error(status::link_error(PublishError::Store(error))),
+            };
+            held(receipt(id, result), permit)
+        };
+        self.answers.push(answer.boxed());
+    }
+
+    fn read(&self, read: Read) {
+        let refuse = |error| {
+            let result =
+                ReadResult { id: read.id, room: read.room.clone(), error: Some(error), ..ReadResult::default() };
+            self.guard.attachment.control(Out::ReadResult(result));
+        };
+        let Ok(permit) = Arc::clone(&self.reads).try_acquire_owned() else {
+            self.publishing.metrics.link_reads_full.inc();
+            return refuse(status::link_busy());
+        };
+        let room = match Room::try_new(&read.room) {
+            Ok(room) => room,
+            Err(error) => return refuse(status::link_invalid(error.to_string())),
+        };
+        let from = match read.from {
+            Some(From::After(after)) => ReadFrom::After(position(after)),
+            Some(From::Last(count)) => ReadFrom::Last(count.into()),
+            None => return refuse(status::link_invalid("a read needs `after` or `last`")),
+        };
+        let items = if read.limit == 0 { PAGE_ITEMS } else { usize::try_from(read.limit).unwrap_or(PAGE_ITEMS) };
+        let limit = PageLimit { items: items.min(PAGE_ITEMS), bytes: PAGE_BYTES };
+        let publishing = self.publishing.clone();
+        let answer = async move {
+            let mut result = ReadResult { id: read.id, room: read.room, ..ReadResult::default() };
+            match publishing.read(room, from.clone(), limit).await {
+                Ok(page) => {
+                    // One epoch only has room in the answer: of the one before, an edge is told by its interest.
+                    let page = page.of_present_epoch(&from);
+                    result.position = Some(page.position.into());
+                    result.complete = page.complete;
+                    result.first_seq = page.first_seq;
+                    result.entries = page.entries;
+                }
+                Err(error) => result.error = Some(status::link_read_error(error)),
+            }
+            held(Out::ReadResult(result), permit)
+        };
+        self.answers.push(answer.boxed());
+    }
+}
+
+fn receipt(id: u64, result: receipt::Result) -> Out {
+    Out::Receipt(Receipt { id, result: Some(result) })
+}
+
+fn held(kind: Out, permit: OwnedSemaphorePermit) -> Control {
+    Control { kind, permit: Some(permit) }
+}
+
+fn position(wire: proto::wire::Position) -> Position {
+    let position = Position::from(wire);
+    Position { seq: position.seq.min(MAX_SEQ), ..position }
+}
+
+impl std::fmt::Debug for Inbound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inbound").field("attachment", &self.guard.attachment.id).finish_non_exhaustive()
+    }
+}
+
+impl Attachment {
+    /// Tells the edge that the node is about to stop.
+    pub(crate) fn say_drain(&self) {
+        self.control(Out::Drain(proto::wire::Drain {}));
+    }
+}

@@ -1,0 +1,178 @@
+//! The publish API over gRPC.
+
+mod stream;
+
+use std::{pin::Pin, sync::Arc};
+
+use futures_util::Stream;
+use proto::{
+    PAGE_BYTES, Position, Room,
+    wire::{
+        HistoryRequest, HistoryResponse, PublishError as WireError, PublishManyRequest, PublishManyResponse,
+        PublishRequest, PublishResponse, PublishResult, RemoveRequest, RemoveResponse, publish_result,
+        publisher_server::Publisher,
+    },
+};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+
+use super::status;
+use crate::{
+    auth::{ApiKeys, Caller},
+    broker::{PageLimit, Pending, ReadFrom, Receipt},
+    defaults::{API_DEADLINE, MAX_ROOMS},
+    publishing::{Offer, PublishError, Publishing, publications},
+};
+
+/// Publications of one answer to `History`, at most and if not said.
+const MAX_HISTORY: u32 = 1000;
+const DEFAULT_HISTORY: u32 = 100;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(crate) struct PublisherService {
+    pub(crate) keys: ApiKeys,
+    pub(crate) publishing: Publishing,
+}
+
+impl PublisherService {
+    fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+        Ok(self.keys.authenticate(status::authorization(metadata))?)
+    }
+
+    fn publisher(&self, metadata: &MetadataMap) -> Result<Arc<str>, Status> {
+        let caller = self.caller(metadata)?;
+        if caller.may_publish { Ok(caller.name) } else { Err(status::read_only()) }
+    }
+
+    /// Counts the call by its outcome.
+    fn count<T>(&self, method: &'static str, result: Result<T, Status>) -> Result<T, Status> {
+        let code = result.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
+        self.publishing.metrics.called(method, status::label(code));
+        result
+    }
+
+    async fn publish_one(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
+        let from = self.publisher(request.metadata())?;
+        let trace = request.metadata().get("traceparent").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let mut request = request.into_inner();
+        if request.traceparent.is_empty() {
+            request.traceparent = trace.unwrap_or_default();
+        }
+        let receipt = settle(&self.publishing, submit(&self.publishing, &from, &request)).await?;
+        Ok(Response::new(response(receipt)))
+    }
+
+    async fn publish_many_rooms(
+        &self,
+        request: Request<PublishManyRequest>,
+    ) -> Result<Response<PublishManyResponse>, Status> {
+        let from = self.publisher(request.metadata())?;
+        let PublishManyRequest { rooms, body, key, traceparent } = request.into_inner();
+        if rooms.len() > MAX_ROOMS {
+            return Err(status::invalid(format!("at most {MAX_ROOMS} rooms in one call")));
+        }
+        let offer =
+            |room| PublishRequest { room, body: body.clone(), key: key.clone(), traceparent: traceparent.clone() };
+        let offered: Vec<_> = rooms.into_iter().map(|room| submit(&self.publishing, &from, &offer(room))).collect();
+        let mut results = Vec::with_capacity(offered.len());
+        for pending in offered {
+            results.push(result(settle(&self.publishing, pending).await));
+        }
+        Ok(Response::new(PublishManyResponse { results }))
+    }
+
+    async fn read(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
+        self.caller(request.metadata())?;
+        let HistoryRequest { room, after, limit, last } = request.into_inner();
+        let room = Room::try_new(&room).map_err(PublishError::from)?;
+        let limit = if limit == 0 { DEFAULT_HISTORY } else { limit.min(MAX_HISTORY) };
+        let (from, items) = match after {
+            _ if last > 0 => (ReadFrom::Last(last.min(MAX_HISTORY).into()), last.min(MAX_HISTORY)),
+            Some(after) => (ReadFrom::After(bounded(after.into())), limit),
+            None => (ReadFrom::Oldest, limit),
+        };
+        let limit = PageLimit { items: usize::try_from(items).unwrap_or(1), bytes: PAGE_BYTES };
+        let page = self.publishing.read(room, from.clone(), limit).await?.of_present_epoch(&from);
+        Ok(Response::new(HistoryResponse {
+            publications: publications(&page).collect(),
+            position: Some(page.position.into()),
+            complete: page.complete,
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl Publisher for PublisherService {
+    type PublishStreamStream = Pin<Box<dyn Stream<Item = Result<PublishResult, Status>> + Send>>;
+
+    async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
+        self.count("Publish", self.publish_one(request).await)
+    }
+
+    async fn publish_stream(
+        &self,
+        request: Request<Streaming<PublishRequest>>,
+    ) -> Result<Response<Self::PublishStreamStream>, Status> {
+        let from = self.count("PublishStream", self.publisher(request.metadata()))?;
+        let stream = stream::results(self.publishing.clone(), from, request.into_inner());
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn publish_many(
+        &self,
+        request: Request<PublishManyRequest>,
+    ) -> Result<Response<PublishManyResponse>, Status> {
+        self.count("PublishMany", self.publish_many_rooms(request).await)
+    }
+
+    async fn history(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
+        self.count("History", self.read(request).await)
+    }
+
+    async fn remove(&self, request: Request<RemoveRequest>) -> Result<Response<RemoveResponse>, Status> {
+        let result = self.publisher(request.metadata()).and_then(|_| Err(status::not_yet()));
+        self.count("Remove", result)
+    }
+}
+
+/// A `seq` that no sum overflows.
+fn bounded(position: Position) -> Position {
+    Position { seq: position.seq.min(1 << 53), ..position }
+}
+
+fn submit(publishing: &Publishing, from: &Arc<str>, request: &PublishRequest) -> Result<Pending, PublishError> {
+    publishing.publish(Offer {
+        room: &request.room,
+        from: Arc::clone(from),
+        body: request.body.clone(),
+        key: &request.key,
+        edge_key_ttl: None,
+        traceparent: &request.traceparent,
+        deadline: API_DEADLINE,
+    })
+}
+
+/// Waits for the receipt, and counts it.
+async fn settle(publishing: &Publishing, pending: Result<Pending, PublishError>) -> Result<Receipt, PublishError> {
+    let result = pending?.await;
+    publishing.metrics.published(&result);
+    result.map_err(PublishError::Store)
+}
+
+fn response(receipt: Receipt) -> PublishResponse {
+    PublishResponse { position: Some(receipt.position.into()), duplicate: receipt.duplicate }
+}
+
+fn result(result: Result<Receipt, PublishError>) -> PublishResult {
+    let result = match result {
+        Ok(receipt) => publish_result::Result::Ok(response(receipt)),
+        Err(error) => {
+            let status = Status::from(error);
+            publish_result::Result::Error(WireError {
+                code: status.code().into(),
+                message: status.message().to_owned(),
+            })
+        }
+    };
+    PublishResult { result: Some(result) }
+}

@@ -1,0 +1,105 @@
+//! `PublishStream`: results in the order of the requests, many under way; read no faster than the store takes.
+
+use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll, time::Duration};
+
+use futures_util::{Stream, stream::unfold};
+use proto::wire::{PublishRequest, PublishResult};
+use tonic::{Status, Streaming};
+
+use super::{result, settle, submit};
+use crate::{
+    broker::{Pending, Receipt, StoreError},
+    defaults::{STREAM_PUBLISH_BYTES, STREAM_PUBLISHES},
+    publishing::{PublishError, Publishing},
+};
+
+/// Pause before a publication that found the store's queue full is offered again.
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
+
+/// One stream's state.
+struct Results {
+    publishing: Publishing,
+    from: Arc<str>,
+    requests: Streaming<PublishRequest>,
+    /// Offered, with the bytes each holds.
+    offered: VecDeque<(Result<Pending, PublishError>, usize)>,
+    bytes: usize,
+    /// Taken from the stream, but the queue was full.
+    refused: Option<PublishRequest>,
+    ended: bool,
+}
+
+pub(super) fn results(
+    publishing: Publishing,
+    from: Arc<str>,
+    requests: Streaming<PublishRequest>,
+) -> impl Stream<Item = Result<PublishResult, Status>> {
+    let offered = VecDeque::new();
+    let results = Results { publishing, from, requests, offered, bytes: 0, refused: None, ended: false };
+    unfold(Some(results), |results| async {
+        let mut results = results?;
+        match results.next().await {
+            Ok(Some(published)) => Some((Ok(result(published)), Some(results))),
+            Ok(None) => None,
+            Err(status) => Some((Err(status), None)),
+        }
+    })
+}
+
+impl Results {
+    /// The next result, taking in requests meanwhile.
+    async fn next(&mut self) -> Result<Option<Result<Receipt, PublishError>>, Status> {
+        loop {
+            let more = !self.ended
+                && self.refused.is_none()
+                && self.offered.len() < STREAM_PUBLISHES
+                && self.bytes < STREAM_PUBLISH_BYTES;
+            tokio::select! {
+                biased;
+                request = self.requests.message(), if more => match request? {
+                    Some(request) => self.offer(request),
+                    None => self.ended = true,
+                },
+                result = first(&mut self.offered), if !self.offered.is_empty() => {
+                    if let Some((_, bytes)) = self.offered.pop_front() {
+                        self.bytes -= bytes;
+                    }
+                    // What was refused goes first: requests to one room are stored in order.
+                    if let Some(request) = self.refused.take() {
+                        self.offer(request);
+                    }
+                    return Ok(Some(settle(&self.publishing, result.map(Pending::Ready)).await));
+                }
+                () = tokio::time::sleep(BUSY_PAUSE), if self.refused.is_some() => {
+                    if let Some(request) = self.refused.take() {
+                        self.offer(request);
+                    }
+                }
+                else => return Ok(None),
+            }
+        }
+    }
+
+    fn offer(&mut self, request: PublishRequest) {
+        let pending = submit(&self.publishing, &self.from, &request);
+        if matches!(pending, Err(PublishError::Store(StoreError::Busy))) {
+            self.refused = Some(request);
+        } else {
+            let bytes = request.body.len();
+            self.bytes += bytes;
+            self.offered.push_back((pending, bytes));
+        }
+    }
+}
+
+/// The result of the oldest, left in place. Cancel-safe.
+async fn first(
+    offered: &mut VecDeque<(Result<Pending, PublishError>, usize)>,
+) -> Result<Result<Receipt, StoreError>, PublishError> {
+    poll_fn(|cx| match offered.front_mut() {
+        Some((Ok(pending), _)) => std::pin::Pin::new(pending).poll(cx).map(Ok),
+        Some((Err(error), _)) => Poll::Ready(Err(*error)),
+        None => Poll::Pending,
+    })
+    .await
+}

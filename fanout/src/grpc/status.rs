@@ -1,0 +1,141 @@
+//! Domain error → what a peer is told: the only place that makes a gRPC status.
+
+use http::HeaderValue;
+use proto::wire::{LinkError, LinkErrorCode};
+use tonic::{Code, Status, metadata::MetadataValue};
+
+use crate::{
+    attachments::End,
+    auth::Unauthenticated,
+    broker::{ReadError, StoreError},
+    defaults::RETRY_AFTER,
+    publishing::PublishError,
+};
+
+/// Trailer of what is certainly not stored.
+const STORED: &str = "realtime-stored";
+
+/// Trailer with the milliseconds after which a refused publisher should come back.
+const RETRY: &str = "retry-after-ms";
+
+pub(crate) fn retry_ms() -> u32 {
+    u32::try_from(RETRY_AFTER.as_millis()).unwrap_or(u32::MAX)
+}
+
+impl From<PublishError> for Status {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Store(error) => error.into(),
+            error => Self::invalid_argument(error.to_string()),
+        }
+    }
+}
+
+impl From<StoreError> for Status {
+    fn from(error: StoreError) -> Self {
+        let code = match error {
+            StoreError::Busy => Code::ResourceExhausted,
+            StoreError::Unavailable => Code::Unavailable,
+            StoreError::Unknown => Code::Unknown,
+        };
+        let mut status = Self::new(code, error.to_string());
+        if error != StoreError::Unknown {
+            status.metadata_mut().insert(STORED, MetadataValue::from_static("no"));
+            status.metadata_mut().insert(RETRY, MetadataValue::from(retry_ms()));
+        }
+        status
+    }
+}
+
+impl From<ReadError> for Status {
+    fn from(error: ReadError) -> Self {
+        Self::unavailable(error.to_string())
+    }
+}
+
+impl From<Unauthenticated> for Status {
+    fn from(error: Unauthenticated) -> Self {
+        Self::unauthenticated(error.to_string())
+    }
+}
+
+/// A `:read` key may not publish.
+pub(crate) fn read_only() -> Status {
+    Status::permission_denied("this key may only read")
+}
+
+pub(crate) fn invalid(reason: impl Into<String>) -> Status {
+    Status::invalid_argument(reason)
+}
+
+pub(crate) fn bad_link_token() -> Status {
+    Status::unauthenticated("no valid link token: LINK_TOKEN of edge and fanout differ")
+}
+
+pub(crate) fn draining() -> Status {
+    Status::unavailable("the node drains")
+}
+
+pub(crate) fn not_yet() -> Status {
+    Status::unimplemented("not in this version")
+}
+
+impl From<End> for Status {
+    fn from(end: End) -> Self {
+        match end {
+            End::Silent => Self::deadline_exceeded("the edge was silent for too long"),
+            End::Protocol(what) => Self::failed_precondition(what),
+            End::Overrun => Self::resource_exhausted("the edge asks on without reading the answers"),
+            End::Stopping => Self::unavailable("the node stops"),
+        }
+    }
+}
+
+/// The metric label of a status.
+pub(crate) fn label(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "ok",
+        Code::InvalidArgument => "invalid_argument",
+        Code::Unauthenticated => "unauthenticated",
+        Code::PermissionDenied => "permission_denied",
+        Code::ResourceExhausted => "resource_exhausted",
+        Code::Unavailable => "unavailable",
+        Code::Unknown => "unknown",
+        Code::Unimplemented => "unimplemented",
+        _ => "other",
+    }
+}
+
+/// The same for an edge.
+pub(crate) fn link_error(error: PublishError) -> LinkError {
+    let (code, retry_ms) = match error {
+        PublishError::TooLarge(_) => (LinkErrorCode::TooLarge, 0),
+        PublishError::Store(StoreError::Busy) => (LinkErrorCode::Busy, retry_ms()),
+        PublishError::Store(StoreError::Unavailable) => (LinkErrorCode::Unavailable, retry_ms()),
+        PublishError::Store(StoreError::Unknown) => (LinkErrorCode::Unknown, retry_ms()),
+        _ => (LinkErrorCode::Invalid, 0),
+    };
+    LinkError { code: code.into(), message: error.to_string(), retry_ms }
+}
+
+pub(crate) fn link_read_error(_: ReadError) -> LinkError {
+    LinkError { code: LinkErrorCode::Unavailable.into(), message: ReadError.to_string(), retry_ms: retry_ms() }
+}
+
+pub(crate) fn link_busy() -> LinkError {
+    link_error(PublishError::Store(StoreError::Busy))
+}
+
+pub(crate) fn link_invalid(message: impl Into<String>) -> LinkError {
+    LinkError { code: LinkErrorCode::Invalid.into(), message: message.into(), retry_ms: 0 }
+}
+
+/// `authorization` of a call's metadata.
+pub(crate) fn authorization(metadata: &tonic::metadata::MetadataMap) -> Option<&[u8]> {
+    metadata.get("authorization").map(MetadataValue::as_encoded_bytes)
+}
+
+/// The same of an HTTP request.
+pub(crate) fn http_authorization(headers: &http::HeaderMap) -> Option<&[u8]> {
+    headers.get(http::header::AUTHORIZATION).map(HeaderValue::as_bytes)
+}

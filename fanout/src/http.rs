@@ -1,0 +1,186 @@
+//! The publish API as JSON over HTTP/1.1.
+
+mod envelope;
+mod error;
+mod report;
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Path, Query, State},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse as _, Response},
+    routing::{get, post},
+};
+use proto::{PAGE_BYTES, Position, Room};
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+
+use self::error::HttpError;
+use crate::{
+    attachments::Attachments,
+    auth::{ApiKeys, Caller},
+    broker::{PageLimit, ReadFrom},
+    defaults::API_DEADLINE,
+    grpc::status::http_authorization,
+    publishing::{Offer, PublishError, Publishing},
+    rates::Rates,
+};
+
+/// What a request holds beside its body's value: names, a key, white space.
+const ROOM_FOR_FRAME: usize = 4 << 10;
+
+/// Most and default publications of one answer.
+const MAX_LIMIT: u64 = 1000;
+const DEFAULT_LIMIT: u64 = 100;
+
+/// What the handlers need. Cloning shares it.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    pub(crate) node: Arc<str>,
+    pub(crate) keys: ApiKeys,
+    pub(crate) publishing: Publishing,
+    pub(crate) attachments: Attachments,
+    pub(crate) rates: Rates,
+}
+
+impl Api {
+    fn caller(&self, headers: &HeaderMap) -> Result<Caller, HttpError> {
+        self.keys.authenticate(http_authorization(headers)).map_err(|error| HttpError::unauthenticated(&error))
+    }
+
+    fn counted(&self, method: &'static str, result: Result<Response, HttpError>) -> Response {
+        let code = result.as_ref().map_or_else(HttpError::code, |_| "ok");
+        self.publishing.metrics.called(method, code);
+        result.unwrap_or_else(HttpError::into_response)
+    }
+}
+
+pub(crate) fn router(api: Api) -> Router {
+    let limit = api.publishing.max_body + ROOM_FOR_FRAME;
+    Router::new()
+        .route("/v1/rooms/{room}/publications", post(publish).get(history))
+        .route("/v1/rooms/{room}", get(room))
+        .route("/v1/status", get(status))
+        .route("/v1/remove", post(remove))
+        .fallback(|| async { HttpError::not_found().into_response() })
+        .method_not_allowed_fallback(|| async { HttpError::method_not_allowed().into_response() })
+        .layer(DefaultBodyLimit::max(limit))
+        .with_state(api)
+}
+
+/// `{"body":…,"key":…}`. The body's bytes are kept as they are.
+#[derive(Debug, Deserialize)]
+struct Publish<'a> {
+    #[serde(borrow)]
+    body: &'a RawValue,
+    #[serde(default)]
+    key: Option<String>,
+}
+
+async fn publish(
+    State(api): State<Api>,
+    Path(room): Path<String>,
+    headers: HeaderMap,
+    request: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> Response {
+    let result = publish_one(&api, &room, &headers, request).await;
+    api.counted("POST publications", result)
+}
+
+async fn publish_one(
+    api: &Api,
+    room: &str,
+    headers: &HeaderMap,
+    request: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> Result<Response, HttpError> {
+    let caller = api.caller(headers)?;
+    if !caller.may_publish {
+        return Err(HttpError::read_only());
+    }
+    let request = request.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => PublishError::TooLarge(api.publishing.max_body).into(),
+        _ => HttpError::bad_request("the request's body could not be read"),
+    })?;
+    let Publish { body, key } = serde_json::from_slice(&request).map_err(|error| HttpError::bad_json(&error))?;
+    let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let pending = api.publishing.publish(Offer {
+        room,
+        from: caller.name,
+        body: request.slice_ref(body.get().as_bytes()),
+        key: key.as_deref().unwrap_or_default(),
+        edge_key_ttl: None,
+        traceparent,
+        deadline: API_DEADLINE,
+    })?;
+    let result = pending.await;
+    api.publishing.metrics.published(&result);
+    let receipt = result.map_err(PublishError::from)?;
+    let Position { epoch, seq } = receipt.position;
+    Ok(Json(json!({"room": room, "epoch": epoch.as_str(), "seq": seq, "duplicate": receipt.duplicate})).into_response())
+}
+
+#[derive(Debug, Deserialize)]
+struct HistoryQuery {
+    epoch: Option<String>,
+    after: Option<u64>,
+    limit: Option<u64>,
+    last: Option<u64>,
+}
+
+async fn history(
+    State(api): State<Api>,
+    Path(room): Path<String>,
+    headers: HeaderMap,
+    query: Result<Query<HistoryQuery>, axum::extract::rejection::QueryRejection>,
+) -> Response {
+    let result = match query {
+        Ok(Query(query)) => read(&api, &room, &headers, query).await,
+        Err(_) => Err(HttpError::bad_request("epoch, after, limit and last: a string and three numbers")),
+    };
+    api.counted("GET publications", result)
+}
+
+async fn read(api: &Api, room: &str, headers: &HeaderMap, query: HistoryQuery) -> Result<Response, HttpError> {
+    api.caller(headers)?;
+    let name = Room::try_new(room).map_err(PublishError::from)?;
+    let limit = query.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
+    let (from, items) = match (query.last, query.epoch, query.after) {
+        (Some(last), None, None) => (ReadFrom::Last(last.min(MAX_LIMIT)), last.clamp(1, MAX_LIMIT)),
+        (None, None, None) => (ReadFrom::Oldest, limit),
+        (None, epoch, Some(after)) => {
+            (ReadFrom::After(Position::new(&epoch.unwrap_or_default(), after.min(1 << 53))), limit)
+        }
+        _ => return Err(HttpError::bad_request("either epoch and after, or last, or none of them")),
+    };
+    let limit = PageLimit { items: usize::try_from(items).unwrap_or(1), bytes: PAGE_BYTES };
+    let page = api.publishing.read(name, from.clone(), limit).await.map_err(HttpError::from)?.of_present_epoch(&from);
+    Ok(envelope::history(room, &page))
+}
+
+async fn room(State(api): State<Api>, Path(room): Path<String>, headers: HeaderMap) -> Response {
+    let result = room_state(&api, &room, &headers).await;
+    api.counted("GET room", result)
+}
+
+async fn room_state(api: &Api, room: &str, headers: &HeaderMap) -> Result<Response, HttpError> {
+    api.caller(headers)?;
+    let name = Room::try_new(room).map_err(PublishError::from)?;
+    let Position { epoch, seq } = api.publishing.position(name).await.map_err(HttpError::from)?;
+    let members = report::members(&api.attachments, room);
+    Ok(Json(json!({"room": room, "epoch": epoch.as_str(), "seq": seq, "members": members})).into_response())
+}
+
+async fn status(State(api): State<Api>, headers: HeaderMap) -> Response {
+    let result = api.caller(&headers).map(|_| Json(report::status(&api)).into_response());
+    api.counted("GET status", result)
+}
+
+async fn remove(State(api): State<Api>, headers: HeaderMap) -> Response {
+    let result = api
+        .caller(&headers)
+        .and_then(|caller| Err(if caller.may_publish { HttpError::not_implemented() } else { HttpError::read_only() }));
+    api.counted("POST remove", result)
+}

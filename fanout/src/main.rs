@@ -1,0 +1,35 @@
+//! The fanout process: settings, listeners, signals, exit code.
+
+use std::process::ExitCode;
+
+use fanout::config::Config;
+use service::{Lifecycle, files, telemetry};
+
+fn main() -> ExitCode {
+    let config = match Config::load() {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    telemetry::init(&config.common.log_level, config.common.log_format);
+    match run(config) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "fanout could not start");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    if let Err(error) = files::raise_limit() {
+        tracing::warn!(%error, "raise the limit of open files");
+    }
+    let limit = config.common.shutdown_timeout;
+    let lifecycle = Lifecycle::new();
+    if let Err(error) = fanout::serve(config, &lifecycle).await {
+        lifecycle.finish(std::time::Duration::ZERO).await;
+        return Err(error);
+    }
+    Ok(lifecycle.run(limit).await?)
+}

@@ -1,0 +1,178 @@
+//! What the node counts. Handles are made once; labels take few values, never a room's or a user's name.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
+};
+
+use crate::broker::{Receipt, StoreError};
+
+/// `outcome` of a publication.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Outcome {
+    outcome: &'static str,
+}
+
+/// `method` and `code` of a call of the publish API.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Call {
+    method: &'static str,
+    code: &'static str,
+}
+
+/// `queue` and what happened to what it could not take.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Full {
+    queue: &'static str,
+    rule: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Connection {
+    connection: &'static str,
+}
+
+/// Cached handles. The default counts into nothing that is shown.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    pub(crate) attachments: Gauge,
+    pub(crate) rooms: Gauge,
+    pub(crate) stored: Counter,
+    duplicate: Counter,
+    pub(crate) busy: Counter,
+    unavailable: Counter,
+    unknown: Counter,
+    pub(crate) refused: Counter,
+    pub(crate) published_bytes: Counter,
+    pub(crate) delivered: Counter,
+    pub(crate) delivered_bytes: Counter,
+    pub(crate) link_messages: Counter,
+    pub(crate) unknown_messages: Counter,
+    pub(crate) link_queue_items: Gauge,
+    pub(crate) link_queue_bytes: Gauge,
+    pub(crate) broker_queue_items: Gauge,
+    pub(crate) link_queue_full: Counter,
+    pub(crate) link_room_full: Counter,
+    pub(crate) link_controls_full: Counter,
+    pub(crate) link_publishes_full: Counter,
+    pub(crate) link_reads_full: Counter,
+    pub(crate) shard_full: Counter,
+    pub(crate) broker_full: Counter,
+    pub(crate) repairs: Counter,
+    pub(crate) replays: Counter,
+    pub(crate) lost_history: Counter,
+    pub(crate) lost_failover: Counter,
+    pub(crate) from_the_past: Counter,
+    pub(crate) broker_up: Gauge,
+    pub(crate) reconnected_commands: Counter,
+    pub(crate) reconnected_subscriber: Counter,
+    pub(crate) calls: Family<Call, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new(&mut Registry::default())
+    }
+}
+
+impl Metrics {
+    pub(crate) fn new(root: &mut Registry) -> Self {
+        let registry = root.sub_registry_with_prefix("espigon_fanout");
+        let publications = family::<Outcome>(registry, "publications", "Publications offered, by what became of them");
+        let outcome = |outcome| publications.get_or_create_owned(&Outcome { outcome });
+        let full = family::<Full>(registry, "queue_full", "What a queue could not take, and by which rule it went");
+        let full = |queue, rule| full.get_or_create_owned(&Full { queue, rule });
+        let lost = family::<Reason>(registry, "lost", "Times a room's continuity was broken here");
+        let lost = |reason| lost.get_or_create_owned(&Reason { reason });
+        let redis = family::<Connection>(registry, "redis_connects", "Connections to Redis made");
+        let redis = |connection| redis.get_or_create_owned(&Connection { connection });
+        let calls = family::<Call>(registry, "api_requests", "Calls of the publish API");
+        Self {
+            attachments: gauge(registry, "attachments", "Links of edges"),
+            rooms: gauge(registry, "rooms", "Rooms subscribed"),
+            stored: outcome("stored"),
+            duplicate: outcome("duplicate"),
+            busy: outcome("busy"),
+            unavailable: outcome("unavailable"),
+            unknown: outcome("unknown"),
+            refused: outcome("refused"),
+            published_bytes: bytes(registry, "published", "Bodies stored"),
+            delivered: counter(registry, "deliveries", "Publications handed to links"),
+            delivered_bytes: bytes(registry, "delivered", "Entries handed to links"),
+            link_messages: counter(registry, "link_messages", "Messages handed to links"),
+            unknown_messages: counter(registry, "link_unknown_messages", "Messages of links that were not understood"),
+            link_queue_items: gauge(registry, "link_queue_items", "Publications in the queues of all links"),
+            link_queue_bytes: gauge(registry, "link_queue_bytes", "Bytes of entries in the queues of all links"),
+            broker_queue_items: gauge(registry, "broker_queue_items", "Publications that wait for the store"),
+            link_queue_full: full("link", "behind"),
+            link_room_full: full("link_room", "behind"),
+            link_controls_full: full("link_controls", "end_link"),
+            link_publishes_full: full("link_publishes", "busy"),
+            link_reads_full: full("link_reads", "busy"),
+            shard_full: full("shard", "read_again"),
+            broker_full: full("broker", "busy"),
+            repairs: counter(registry, "gap_repairs", "Reads of a room's history because announcements were missing"),
+            replays: counter(registry, "replays", "Pages of history read for links that were behind"),
+            lost_history: lost("history"),
+            lost_failover: lost("failover"),
+            from_the_past: counter(
+                registry,
+                "answers_from_the_past",
+                "Answers of the store from an epoch that was left",
+            ),
+            broker_up: gauge(registry, "broker_up", "1 while the broker can store, read and hear"),
+            reconnected_commands: redis("commands"),
+            reconnected_subscriber: redis("subscriber"),
+            calls,
+        }
+    }
+
+    /// Counts what became of a publication.
+    pub(crate) fn published(&self, result: &Result<Receipt, StoreError>) {
+        match result {
+            Ok(receipt) if receipt.duplicate => self.duplicate.inc(),
+            Ok(_) => self.stored.inc(),
+            Err(StoreError::Busy) => self.busy.inc(),
+            Err(StoreError::Unavailable) => self.unavailable.inc(),
+            Err(StoreError::Unknown) => self.unknown.inc(),
+        };
+    }
+
+    /// Counts a call of the publish API.
+    pub(crate) fn called(&self, method: &'static str, code: &'static str) {
+        self.calls.get_or_create(&Call { method, code }).inc();
+    }
+}
+
+fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
+    let counter = Counter::default();
+    registry.register(name, help, counter.clone());
+    counter
+}
+
+fn bytes(registry: &mut Registry, name: &str, help: &str) -> Counter {
+    let counter = Counter::default();
+    registry.register_with_unit(name, help, Unit::Bytes, counter.clone());
+    counter
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register(name, help, gauge.clone());
+    gauge
+}
+
+fn family<L>(registry: &mut Registry, name: &str, help: &str) -> Family<L, Counter>
+where
+    L: EncodeLabelSet + Clone + std::hash::Hash + Eq + std::fmt::Debug + Send + Sync + 'static,
+{
+    let family = Family::default();
+    registry.register(name, help, family.clone());
+    family
+}

@@ -1,0 +1,168 @@
+//! What publishers and edges ask the broker for, checked: the one way to it for the publish API and the links.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use prost::Message as _;
+use proto::{Key, KeyError, Position, Room, RoomError, wire};
+use serde_json::value::RawValue;
+use service::Clock;
+use tokio::time::Instant;
+
+use crate::{
+    broker::{Broker, NewPublication, Page, PageLimit, Pending, ReadError, ReadFrom, StoreError},
+    metrics::Metrics,
+};
+
+/// Longest user id; it must fit in the name of a room.
+const MAX_FROM_BYTES: usize = 200;
+
+/// Longest W3C trace context that is carried on; longer ones are ignored.
+const MAX_TRACE_BYTES: usize = 128;
+
+/// Why a publication was refused, or what the store said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PublishError {
+    #[error(transparent)]
+    Room(#[from] RoomError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error("a sender has 1 to {MAX_FROM_BYTES} bytes and does not begin with @")]
+    From,
+    #[error("body is not one JSON value in UTF-8")]
+    Body,
+    #[error("body is larger than MAX_PUBLISH_BYTES ({0} bytes)")]
+    TooLarge(usize),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A publication as it was offered.
+#[derive(Debug)]
+pub(crate) struct Offer<'a> {
+    pub(crate) room: &'a str,
+    pub(crate) from: Arc<str>,
+    pub(crate) body: Bytes,
+    pub(crate) key: &'a str,
+    /// The edge made the key: how long it is kept. It is not shown to members.
+    pub(crate) edge_key_ttl: Option<Duration>,
+    pub(crate) traceparent: &'a str,
+    /// From now on.
+    pub(crate) deadline: Duration,
+}
+
+/// See the module. Cloning shares it.
+#[derive(Debug, Clone)]
+pub(crate) struct Publishing {
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<Metrics>,
+    /// `MAX_PUBLISH_BYTES`.
+    pub(crate) max_body: usize,
+}
+
+impl Publishing {
+    /// Takes a backend's publication, whose body is checked here and nowhere else.
+    pub(crate) fn publish(&self, offer: Offer<'_>) -> Result<Pending, PublishError> {
+        self.counted(|| {
+            self.check_size(&offer.body)?;
+            let body = json(&offer.body)?;
+            self.submit(Offer { body, ..offer })
+        })
+    }
+
+    /// Takes a client's broadcast, whose body the edge has checked.
+    pub(crate) fn broadcast(&self, offer: Offer<'_>) -> Result<Pending, PublishError> {
+        self.counted(|| {
+            self.check_size(&offer.body)?;
+            let from = &offer.from;
+            if from.is_empty() || from.len() > MAX_FROM_BYTES || from.starts_with('@') {
+                return Err(PublishError::From);
+            }
+            self.submit(offer)
+        })
+    }
+
+    /// Reads a page of a room's history.
+    pub(crate) async fn read(&self, room: Room, from: ReadFrom, limit: PageLimit) -> Result<Page, ReadError> {
+        self.broker.read(room, from, limit).await
+    }
+
+    /// Where a room is.
+    pub(crate) async fn position(&self, room: Room) -> Result<Position, ReadError> {
+        let limit = PageLimit { items: 1, bytes: 0 };
+        self.broker.read(room, ReadFrom::Last(0), limit).await.map(|page| page.position)
+    }
+
+    fn counted(&self, offer: impl FnOnce() -> Result<Pending, PublishError>) -> Result<Pending, PublishError> {
+        offer().inspect_err(|error| match error {
+            PublishError::Store(error) => self.metrics.published(&Err(*error)),
+            _ => {
+                self.metrics.refused.inc();
+            }
+        })
+    }
+
+    fn check_size(&self, body: &Bytes) -> Result<(), PublishError> {
+        if body.len() > self.max_body { Err(PublishError::TooLarge(self.max_body)) } else { Ok(()) }
+    }
+
+    fn submit(&self, offer: Offer<'_>) -> Result<Pending, PublishError> {
+        let room = Room::try_new(offer.room)?;
+        let key = Key::try_new(offer.key)?;
+        let shown = if offer.edge_key_ttl.is_some() { "" } else { offer.key };
+        let trace = if offer.traceparent.len() <= MAX_TRACE_BYTES { offer.traceparent } else { "" };
+        let bytes = offer.body.len() as u64;
+        let entry = wire::Entry {
+            from: offer.from.to_string(),
+            ts_ms: self.clock.unix_ms(),
+            body: offer.body,
+            key: shown.to_owned(),
+            traceparent: trace.to_owned(),
+        };
+        let pending = self.broker.publish(NewPublication {
+            room,
+            sender: offer.from,
+            key,
+            key_ttl: offer.edge_key_ttl,
+            entry: entry.encode_to_vec().into(),
+            deadline: Instant::now() + offer.deadline,
+        })?;
+        self.metrics.published_bytes.inc_by(bytes);
+        Ok(pending)
+    }
+}
+
+/// The body without the white space around it, if it is one JSON value; its bytes are left as they are.
+fn json(body: &Bytes) -> Result<Bytes, PublishError> {
+    let value: &RawValue = serde_json::from_slice(body).map_err(|_| PublishError::Body)?;
+    Ok(body.slice_ref(value.get().as_bytes()))
+}
+
+/// The publications of a page as others may read them. An entry that cannot be decoded is not ours to judge here: it is
+/// shown without content.
+pub(crate) fn publications(page: &Page) -> impl Iterator<Item = wire::Publication> + '_ {
+    (page.first_seq..).zip(&page.entries).map(|(seq, entry)| {
+        let wire::Entry { from, ts_ms, body, key, .. } = wire::Entry::decode(entry.clone()).unwrap_or_else(|error| {
+            tracing::error!(%error, seq, "decode a stored entry");
+            wire::Entry::default()
+        });
+        wire::Publication { seq, from, ts_ms, body, key }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_one_json_value_byte_for_byte() {
+        for text in [r#"{"a":1.0,"a":12345678901234567890}"#, "1.0", r#""\u00e9🦀""#, "null", "[ 1 , 2 ]"] {
+            assert_eq!(json(&Bytes::copy_from_slice(text.as_bytes())).unwrap(), text);
+        }
+        assert_eq!(json(&Bytes::from_static(b" \n{\"a\": 1}\t")).unwrap(), "{\"a\": 1}");
+        for bad in [&b""[..], b" ", b"{", b"1 2", b"{\"a\":1}x", b"nul", b"\"\xff\"", b"'a'"] {
+            assert_eq!(json(&Bytes::copy_from_slice(bad)), Err(PublishError::Body), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Puts the node together, and takes it apart in order: unready; edges told to move their rooms; links ended; the
+//! publish API's calls finished; last the dispatcher and the broker.
+
+mod listener;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use prometheus_client::registry::Registry;
+use proto::{
+    MAX_LINK_MESSAGE_BYTES, VERSION,
+    wire::{FILE_DESCRIPTOR_SET, FanoutHello, link_server::LinkServer, publisher_server::PublisherServer},
+};
+use service::{Clock, Lifecycle, accept, ops};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::{
+    attachments::{Attachments, End},
+    broker::{Broker, Events, Keep, memory::Memory, redis::Redis},
+    config::Config,
+    defaults::LINK_DRAIN,
+    dispatcher::Dispatcher,
+    grpc::{attach::LinkService, publish::PublisherService},
+    http::{self, Api},
+    metrics::Metrics,
+    publishing::Publishing,
+    rates::Rates,
+};
+
+/// How often the drain looks whether the edges have closed their links.
+const DRAIN_CHECK: Duration = Duration::from_millis(20);
+
+/// How long calls of the publish API under way get once the links are closed.
+const API_DRAIN: Duration = Duration::from_secs(12);
+
+/// Where the node listens: the real ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    pub link: SocketAddr,
+    pub api: SocketAddr,
+    pub ops: SocketAddr,
+}
+
+/// Starts the node on the lifecycle and returns where it listens. It goes on until the lifecycle drains.
+///
+/// # Errors
+/// When an address cannot be bound, or names cannot be resolved.
+pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Bound> {
+    config.check().map_err(anyhow::Error::msg)?;
+    let bind = |name: &str, at| accept::bind(at, None).with_context(|| format!("bind {name}={at}"));
+    let ops_listener = bind("OPS_LISTEN", config.ops_listen)?;
+    let link_listener = bind("LINK_LISTEN", config.link_listen)?;
+    let api_listener = bind("API_LISTEN", config.api_listen)?;
+    let bound =
+        Bound { link: link_listener.local_addr()?, api: api_listener.local_addr()?, ops: ops_listener.local_addr()? };
+
+    let mut registry = Registry::default();
+    let metrics = Arc::new(Metrics::new(&mut registry));
+    // What serves others ends after those: the broker and the dispatcher.
+    let end = CancellationToken::new();
+    let (dispatcher, shards) = Dispatcher::new(&metrics);
+    let clock = Clock::system();
+    let broker = broker(&config, &clock, Arc::new(dispatcher.clone()), &metrics, lifecycle, &end);
+    shards.spawn(&broker, &metrics, lifecycle, &end);
+    let attachments = Attachments::new(dispatcher.clone(), Arc::clone(&metrics));
+    let max_body = config.max_publish_bytes;
+    let publishing = Publishing { broker: Arc::clone(&broker), clock, metrics: Arc::clone(&metrics), max_body };
+    let node = Node {
+        rates: Rates::spawn(Arc::clone(&metrics), lifecycle, end.clone()),
+        config,
+        attachments,
+        dispatcher,
+        publishing,
+        name: name(),
+    };
+
+    let links = listener::spawn(link_listener, node.link_router(lifecycle), listener::Kind::Link, lifecycle);
+    let api = listener::spawn(api_listener, node.api_router(lifecycle).await?, listener::Kind::Api, lifecycle);
+    let readiness = {
+        let (broker, lifecycle, metrics) = (Arc::clone(&broker), lifecycle.clone(), Arc::clone(&metrics));
+        move || ready(&broker, &lifecycle, &metrics)
+    };
+    ops::spawn(ops_listener, Arc::new(registry), Arc::new(readiness), lifecycle);
+    let drain = drain(lifecycle.clone(), node.attachments, links, api, end);
+    lifecycle.spawn(drain);
+    let Bound { link, api, ops } = bound;
+    tracing::info!(%link, %api, %ops, node = &*node.name, "listening");
+    Ok(bound)
+}
+
+fn broker(
+    config: &Config,
+    clock: &Clock,
+    events: Arc<dyn Events>,
+    metrics: &Arc<Metrics>,
+    lifecycle: &Lifecycle,
+    end: &CancellationToken,
+) -> Arc<dyn Broker> {
+    let keep =
+        Keep { history_size: config.history_size, history_ttl: config.history_ttl, dedup_window: config.dedup_window };
+    if let Some(settings) = config.redis() {
+        return Arc::new(Redis::spawn(settings, keep, events, metrics, lifecycle, end));
+    }
+    let memory = Memory::new(keep, clock.clone(), events);
+    memory.spawn_sweep(lifecycle, end.clone());
+    metrics.broker_up.set(1);
+    Arc::new(memory)
+}
+
+fn ready(broker: &Arc<dyn Broker>, lifecycle: &Lifecycle, metrics: &Metrics) -> Result<(), String> {
+    let ready = broker.health().ready;
+    metrics.broker_up.set(ready.into());
+    if lifecycle.is_draining() {
+        Err("draining".to_owned())
+    } else if ready {
+        Ok(())
+    } else {
+        Err("the broker is not ready".to_owned())
+    }
+}
+
+/// A name for logs and status: the machine's, and something of this process.
+fn name() -> Arc<str> {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { "fanout" } else { host.trim() };
+    format!("{host}-{:04x}", rand::random::<u16>()).into()
+}
+
+/// What the routers are made from.
+struct Node {
+    config: Config,
+    attachments: Attachments,
+    dispatcher: Dispatcher,
+    publishing: Publishing,
+    rates: Rates,
+    name: Arc<str>,
+}
+
+impl Node {
+    fn link_router(&self, lifecycle: &Lifecycle) -> axum::Router {
+        let dedup_ms = u64::try_from(self.config.dedup_window.as_millis()).unwrap_or(u64::MAX);
+        let hello = FanoutHello {
+            version: VERSION,
+            node: self.name.to_string(),
+            boot: rand::random(),
+            store: String::new(),
+            dedup_ms,
+        };
+        let service = LinkServer::new(LinkService {
+            token: self.config.secrets.link_token.clone(),
+            hello,
+            attachments: self.attachments.clone(),
+            dispatcher: self.dispatcher.clone(),
+            publishing: self.publishing.clone(),
+            lifecycle: lifecycle.clone(),
+        });
+        let service =
+            service.max_decoding_message_size(MAX_LINK_MESSAGE_BYTES).max_encoding_message_size(MAX_LINK_MESSAGE_BYTES);
+        Routes::new(service).prepare().into_axum_router()
+    }
+
+    async fn api_router(&self, lifecycle: &Lifecycle) -> anyhow::Result<axum::Router> {
+        let keys = self.config.secrets.api_keys.clone();
+        let publisher =
+            PublisherServer::new(PublisherService { keys: keys.clone(), publishing: self.publishing.clone() })
+                .max_decoding_message_size(MAX_LINK_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_LINK_MESSAGE_BYTES);
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()?;
+        let reflection = tonic::service::interceptor::InterceptedService::new(reflection, {
+            let keys = keys.clone();
+            move |request: tonic::Request<()>| {
+                keys.authenticate(crate::grpc::status::authorization(request.metadata()))?;
+                Ok(request)
+            }
+        });
+        let (reporter, health) = tonic_health::server::health_reporter();
+        listener::report_health(reporter, Arc::clone(&self.publishing.broker), lifecycle).await;
+        let grpc = Routes::new(publisher).add_service(reflection).add_service(health).prepare();
+        let json = http::router(Api {
+            node: Arc::clone(&self.name),
+            keys,
+            publishing: self.publishing.clone(),
+            attachments: self.attachments.clone(),
+            rates: self.rates.clone(),
+        });
+        Ok(listener::by_content_type(grpc.into_axum_router(), json))
+    }
+}
+
+/// The order of the end.
+async fn drain(
+    lifecycle: Lifecycle,
+    attachments: Attachments,
+    links: listener::Listening,
+    api: listener::Listening,
+    end: CancellationToken,
+) {
+    lifecycle.drain().cancelled().await;
+    for attachment in attachments.all() {
+        attachment.say_drain();
+    }
+    let told = tokio::time::Instant::now();
+    while !attachments.is_empty() && told.elapsed() < LINK_DRAIN {
+        tokio::time::sleep(DRAIN_CHECK).await;
+    }
+    for attachment in attachments.all() {
+        attachment.close(Some(End::Stopping));
+    }
+    links.finish(LINK_DRAIN).await;
+    api.finish(API_DRAIN).await;
+    end.cancel();
+}

@@ -1,0 +1,192 @@
+//! The accept loop of both listeners. Our own, because tonic's waits without limit for open streams when it shuts down,
+//! and because every connection and every stream is to be a task of the lifecycle.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::Router;
+use futures_util::FutureExt as _;
+use http::{Request, header};
+use hyper::{body::Incoming, rt::Executor};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+    service::TowerToHyperService,
+};
+use proto::wire::publisher_server::PublisherServer;
+use service::{Lifecycle, accept};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::server::NamedService;
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tower::ServiceExt as _;
+
+use crate::{broker::Broker, grpc::publish::PublisherService};
+
+/// From a connection's start to its first byte, and from the end of a response to the end of the next request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Largest head of a request, and so hyper's read buffer for HTTP/1.1.
+const MAX_HEAD_BYTES: usize = 16 << 10;
+
+/// HTTP/2 flow control: what a peer may have under way in one stream and in all; hidden queues, so not large.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// Large frames spare reads of batches.
+const FRAME_BYTES: u32 = 64 << 10;
+
+/// Streams of one connection.
+const MAX_STREAMS: u32 = 1024;
+
+/// An HTTP/2 connection of a backend that answers no ping for so long is closed. Links have beats of their own.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// How often the broker is looked at for the health service.
+const HEALTH_CHECK: Duration = Duration::from_secs(1);
+
+/// Whom a listener serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Edges: HTTP/2 only.
+    Link,
+    /// Backends: HTTP/1.1 and HTTP/2.
+    Api,
+}
+
+/// A listener at work.
+#[derive(Debug)]
+pub(super) struct Listening {
+    closing: CancellationToken,
+    aborting: CancellationToken,
+    connections: TaskTracker,
+}
+
+impl Listening {
+    /// Stops accepting, lets requests under way finish up to the limit, then cuts what is left.
+    pub(super) async fn finish(self, limit: Duration) {
+        self.closing.cancel();
+        self.connections.close();
+        if timeout(limit, self.connections.wait()).await.is_err() {
+            tracing::warn!(connections = self.connections.len(), "connections took too long to finish: cutting them");
+            self.aborting.cancel();
+        }
+    }
+}
+
+/// Serves the router on every connection until [`Listening::finish`].
+pub(super) fn spawn(listener: TcpListener, router: Router, kind: Kind, lifecycle: &Lifecycle) -> Listening {
+    let listening = Listening {
+        closing: CancellationToken::new(),
+        aborting: CancellationToken::new(),
+        connections: TaskTracker::new(),
+    };
+    let (closing, aborting) = (listening.closing.clone(), listening.aborting.clone());
+    let connections = listening.connections.clone();
+    let tasks = lifecycle.clone();
+    let builder = builder(kind, lifecycle.clone());
+    lifecycle.spawn(async move {
+        loop {
+            let accepted = tokio::select! {
+                () = closing.cancelled() => return,
+                accepted = accept::accept(&listener) => accepted,
+            };
+            let (stream, peer) = accepted;
+            let connection = serve(stream, builder.clone(), router.clone(), closing.clone());
+            let connection = aborting.clone().run_until_cancelled_owned(connection);
+            let connection = connection.map(move |result| {
+                if let Some(Err(error)) = result {
+                    tracing::debug!(%peer, %error, "serve a connection");
+                }
+            });
+            tasks.spawn(connections.track_future(connection));
+        }
+    });
+    listening
+}
+
+async fn serve(
+    stream: TcpStream,
+    builder: Builder<Tasks>,
+    router: Router,
+    closing: CancellationToken,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    // hyper waits without limit for the bytes that tell the protocol.
+    timeout(HEAD_TIMEOUT, stream.peek(&mut [0])).await??;
+    let service = TowerToHyperService::new(router.map_request(|request: Request<Incoming>| request));
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        result = connection.as_mut() => return result,
+        () = closing.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}
+
+fn builder(kind: Kind, lifecycle: Lifecycle) -> Builder<Tasks> {
+    let mut builder = Builder::new(Tasks(lifecycle));
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME_BYTES)
+        .max_concurrent_streams(MAX_STREAMS);
+    match kind {
+        Kind::Link => builder.http2_only(),
+        Kind::Api => {
+            builder.http2().keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
+            builder
+        }
+    }
+}
+
+/// Has hyper's own tasks, one for each HTTP/2 stream, tracked too.
+#[derive(Debug, Clone)]
+struct Tasks(Lifecycle);
+
+impl<F> Executor<F> for Tasks
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
+    }
+}
+
+/// gRPC and JSON on one port.
+pub(super) fn by_content_type(grpc: Router, json: Router) -> Router {
+    let service = tower::service_fn(move |request: axum::extract::Request| {
+        let content_type = request.headers().get(header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
+        let is_grpc = content_type.is_some_and(|value| value.starts_with(b"application/grpc"));
+        let router = if is_grpc { grpc.clone() } else { json.clone() };
+        router.oneshot(request).map(|result| match result {
+            Ok(response) => Ok::<_, Infallible>(response),
+            Err(never) => match never {},
+        })
+    });
+    Router::new().fallback_service(service)
+}
+
+/// Keeps the gRPC health service in step with the broker and the drain.
+pub(super) async fn report_health(reporter: HealthReporter, broker: Arc<dyn Broker>, lifecycle: &Lifecycle) {
+    let drain = lifecycle.drain().clone();
+    let report = async move |ready: bool| {
+        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in ["", <PublisherServer<PublisherService> as NamedService>::NAME] {
+            reporter.set_service_status(service, status).await;
+        }
+    };
+    report(broker.health().ready).await;
+    lifecycle.spawn(async move {
+        while !drain.is_cancelled() {
+            report(broker.health().ready).await;
+            let _ = timeout(HEALTH_CHECK, drain.cancelled()).await;
+        }
+        report(false).await;
+    });
+}
