@@ -1,0 +1,177 @@
+use std::time::Duration;
+
+use http::{StatusCode, header};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use proto::Room;
+use reqwest::{Client, Response, Url, redirect};
+
+use super::{
+    BackendConfig,
+    answer::{self, Answer, Verdict},
+};
+use crate::auth::UserId;
+
+/// Longest answer, in bytes: a hundred times what it needs, and small enough to hold one for each question under way.
+const MAX_ANSWER_BYTES: usize = 4 << 10;
+
+/// All but the characters that a URL never encodes (RFC 3986, 2.3).
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// May this user join this room?
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Question {
+    pub(super) room: Room,
+    pub(super) user: UserId,
+}
+
+/// `BACKEND_URL`: `http` or `https`, perhaps with a path, to which the route is added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendUrl(String);
+
+impl BackendUrl {
+    pub fn try_new(text: &str) -> Result<Self, String> {
+        let url = Url::parse(text).map_err(|error| error.to_string())?;
+        if !matches!(url.scheme(), "http" | "https") {
+            Err("a backend's URL begins with http:// or https://".to_owned())
+        } else if !url.username().is_empty() || url.password().is_some() {
+            Err("no credentials in a URL: it is not kept like a secret".to_owned())
+        } else if url.query().is_some() || url.fragment().is_some() {
+            Err("the URL to which routes are added has neither ? nor #".to_owned())
+        } else {
+            Ok(Self(url.as_str().trim_end_matches('/').to_owned()))
+        }
+    }
+
+    fn can_join(&self, question: &Question) -> String {
+        let encode = |text| utf8_percent_encode(text, ENCODED);
+        let (room, user) = (encode(question.room.as_str()), encode(question.user.as_str()));
+        format!("{}/ws/can_join?room={room}&user_id={user}", self.0)
+    }
+}
+
+/// Why there is no answer. The text is for the log; it names neither room nor user.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("too many questions wait already")]
+    QueueFull,
+    #[error("no place came free in time")]
+    QueueTime,
+    #[error("no answer in time")]
+    Timeout,
+    #[error("{}", causes(.0))]
+    Transport(reqwest::Error),
+    #[error("answered with status {0}")]
+    Status(StatusCode),
+    #[error("the answer is longer than {MAX_ANSWER_BYTES} bytes")]
+    TooLong,
+    #[error("the answer is not the JSON agreed on")]
+    Malformed,
+}
+
+impl Failure {
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::QueueTime => "queue_time",
+            Self::Timeout => "timeout",
+            Self::Transport(_) => "transport",
+            Self::Status(_) => "status",
+            Self::TooLong => "too_long",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
+impl From<reqwest::Error> for Failure {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Transport(error.without_url())
+    }
+}
+
+/// The library's own text says only which step failed.
+fn causes(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Asks one question at a time, over connections that are kept.
+#[derive(Debug)]
+pub(super) struct Asker {
+    client: Client,
+    url: BackendUrl,
+    timeout: Duration,
+}
+
+impl Asker {
+    pub(super) fn new(config: &BackendConfig) -> Result<Self, String> {
+        let client = Client::builder()
+            // Where to ask is a setting; the environment and the backend have no say in it.
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .pool_max_idle_per_host(config.max_inflight)
+            .user_agent(concat!("espigon-edge/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| format!("HTTP client for the backend: {}", causes(&error)))?;
+        Ok(Self { client, url: config.url.clone(), timeout: config.timeout })
+    }
+
+    pub(super) async fn ask(&self, question: &Question) -> Result<Answer, Failure> {
+        let exchange = async {
+            let request = self.client.get(self.url.can_join(question)).header(header::ACCEPT, "application/json");
+            let response = request.send().await?;
+            match answer::verdict(response.status()) {
+                Verdict::ReadBody => answer::parse(&read(response).await?).ok_or(Failure::Malformed),
+                Verdict::No => Ok(Answer::No),
+                Verdict::Unanswered => Err(Failure::Status(response.status())),
+            }
+        };
+        tokio::time::timeout(self.timeout, exchange).await.unwrap_or(Err(Failure::Timeout))
+    }
+}
+
+/// The body, as it comes, up to the limit: the backend's word on its length counts for nothing.
+async fn read(mut response: Response) -> Result<Vec<u8>, Failure> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+            return Err(Failure::TooLong);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_and_user_are_percent_encoded() {
+        let question =
+            Question { room: Room::try_new("a&b=c d/é+#%").unwrap(), user: UserId::try_new("7?&x").unwrap() };
+        for base in ["http://backend:3000/api", "http://backend:3000/api/"] {
+            assert_eq!(
+                BackendUrl::try_new(base).unwrap().can_join(&question),
+                "http://backend:3000/api/ws/can_join?room=a%26b%3Dc%20d%2F%C3%A9%2B%23%25&user_id=7%3F%26x"
+            );
+        }
+        let plain = Question { room: Room::try_new("a-b.c_d~e").unwrap(), user: UserId::try_new("7").unwrap() };
+        let url = BackendUrl::try_new("https://backend").unwrap();
+        assert_eq!(url.can_join(&plain), "https://backend/ws/can_join?room=a-b.c_d~e&user_id=7");
+    }
+
+    #[test]
+    fn bad_urls_are_refused() {
+        for bad in
+            ["", "backend", "backend:3000", "ftp://backend", "http://", "http://u:p@b", "http://b?x", "http://b#x"]
+        {
+            assert!(BackendUrl::try_new(bad).is_err(), "{bad}");
+        }
+    }
+}
