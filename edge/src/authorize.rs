@@ -8,7 +8,7 @@ mod claims;
 
 use proto::Room;
 
-pub use backend::{Backend, BackendConfig, BackendUrl, Metrics};
+pub use backend::{Backend, BackendConfig, BackendUrl, ClientError, Metrics};
 
 use crate::auth::{Claims, UserId};
 

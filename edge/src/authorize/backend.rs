@@ -35,7 +35,10 @@ use self::{
     places::Places,
     question::{Asker, Failure, Question},
 };
-pub use self::{metrics::Metrics, question::BackendUrl};
+pub use self::{
+    metrics::Metrics,
+    question::{BackendUrl, ClientError},
+};
 use super::Decision;
 use crate::auth::UserId;
 
@@ -73,17 +76,21 @@ struct Inner {
 }
 
 impl Backend {
-    pub fn new(config: &BackendConfig, metrics: Metrics) -> Result<Self, String> {
+    pub fn new(config: BackendConfig) -> Result<Self, ClientError> {
         let cache = (!config.cache_ttl.is_zero())
             .then(|| Cache::builder().max_capacity(CACHED_ANSWERS).time_to_live(config.cache_ttl).build());
         Ok(Self(Arc::new(Inner {
-            asker: Asker::new(config)?,
             places: Places::new(config.max_inflight, config.queue),
+            asker: Asker::new(config)?,
             cache,
             pending: Arc::default(),
             complaints: Complaints::default(),
-            metrics,
+            metrics: Metrics::default(),
         })))
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     pub(super) async fn decide(&self, room: &Room, user: &UserId, _token: &str) -> Decision {

@@ -100,6 +100,11 @@ fn causes(error: &reqwest::Error) -> String {
     text
 }
 
+/// Why no HTTP client could be made.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", causes(.0))]
+pub struct ClientError(#[from] reqwest::Error);
+
 /// Asks one question at a time, over connections that are kept.
 #[derive(Debug)]
 pub(super) struct Asker {
@@ -109,16 +114,15 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    pub(super) fn new(config: &BackendConfig) -> Result<Self, String> {
+    pub(super) fn new(config: BackendConfig) -> Result<Self, ClientError> {
         let client = Client::builder()
             // Where to ask is a setting; the environment and the backend have no say in it.
             .no_proxy()
             .redirect(redirect::Policy::none())
             .pool_max_idle_per_host(config.max_inflight)
             .user_agent(concat!("espigon-edge/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| format!("HTTP client for the backend: {}", causes(&error)))?;
-        Ok(Self { client, url: config.url.clone(), timeout: config.timeout })
+            .build()?;
+        Ok(Self { client, url: config.url, timeout: config.timeout })
     }
 
     pub(super) async fn ask(&self, question: &Question) -> Result<Answer, Failure> {

@@ -49,7 +49,12 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let lifecycle = Lifecycle::new();
-        lifecycle.clone().spawn(service::accept::serve_http1(listener, router, lifecycle));
+        lifecycle.clone().spawn(service::accept::serve_http1(
+            listener,
+            router,
+            lifecycle.clone(),
+            lifecycle.drain().clone(),
+        ));
         (server, address)
     }
 
@@ -97,8 +102,8 @@ fn config(address: SocketAddr) -> BackendConfig {
     }
 }
 
-fn backend(config: &BackendConfig) -> Backend {
-    Backend::new(config, Metrics::default()).unwrap()
+fn backend(config: BackendConfig) -> Backend {
+    Backend::new(config).unwrap()
 }
 
 async fn decide(backend: &Backend, room: &str, user: &str) -> Decision {
@@ -108,7 +113,7 @@ async fn decide(backend: &Backend, room: &str, user: &str) -> Decision {
 /// What comes of a server that answers thus, asked once.
 async fn decision(reply: impl Fn() -> Response + Send + Sync + 'static) -> Decision {
     let (_server, address) = Server::start(move |_, _| Reply::Now(reply())).await;
-    decide(&backend(&config(address)), "order-42", "7").await
+    decide(&backend(config(address)), "order-42", "7").await
 }
 
 const ALLOWED: Decision = Decision::Allowed { publish: true };
@@ -124,7 +129,7 @@ async fn the_question_is_as_agreed() {
         Reply::Now(if asked && !forwarded { YES.into_response() } else { StatusCode::IM_A_TEAPOT.into_response() })
     })
     .await;
-    assert_eq!(decide(&backend(&config(address)), "two words&", "7/8").await, ALLOWED);
+    assert_eq!(decide(&backend(config(address)), "two words&", "7/8").await, ALLOWED);
 }
 
 #[tokio::test]
@@ -151,7 +156,7 @@ async fn redirects_are_not_followed() {
         Reply::Now(response)
     })
     .await;
-    assert_eq!(decide(&backend(&config(address)), "order-42", "7").await, Decision::Unavailable);
+    assert_eq!(decide(&backend(config(address)), "order-42", "7").await, Decision::Unavailable);
     assert_eq!(server.seen(), 1);
 }
 
@@ -171,7 +176,7 @@ async fn a_huge_answer_is_cut_as_it_comes() {
 #[tokio::test]
 async fn a_backend_that_hangs_or_breaks_is_unavailable() {
     let (server, address) = Server::start(|_, _| Reply::Never).await;
-    let hasty = backend(&BackendConfig { timeout: Duration::from_millis(50), ..config(address) });
+    let hasty = backend(BackendConfig { timeout: Duration::from_millis(50), ..config(address) });
     assert_eq!(decide(&hasty, "order-42", "7").await, Decision::Unavailable);
     assert_eq!(hasty.0.metrics.outcomes("timeout"), 1);
     server.until_open(0).await;
@@ -182,7 +187,7 @@ async fn a_backend_that_hangs_or_breaks_is_unavailable() {
         Reply::Now(Body::from_stream(stuck).into_response())
     })
     .await;
-    let hasty = backend(&BackendConfig { timeout: Duration::from_millis(50), ..config(address) });
+    let hasty = backend(BackendConfig { timeout: Duration::from_millis(50), ..config(address) });
     assert_eq!(decide(&hasty, "order-42", "7").await, Decision::Unavailable);
 
     let broken =
@@ -190,7 +195,7 @@ async fn a_backend_that_hangs_or_breaks_is_unavailable() {
     assert_eq!(decision(broken).await, Decision::Unavailable);
 
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let lonely = backend(&config(nobody));
+    let lonely = backend(config(nobody));
     assert_eq!(decide(&lonely, "order-42", "7").await, Decision::Unavailable);
     assert_eq!(lonely.0.metrics.outcomes("transport"), 1);
 }
@@ -202,7 +207,7 @@ async fn answers_are_kept_by_room_and_user() {
         Reply::Now(format!(r#"{{"allowed":{allowed}}}"#).into_response())
     })
     .await;
-    let backend = backend(&config(address));
+    let backend = backend(config(address));
     for _ in 0..3 {
         assert_eq!(decide(&backend, "order-42", "7").await, ALLOWED);
         assert_eq!(decide(&backend, "order-42", "8").await, Decision::Denied);
@@ -216,13 +221,13 @@ async fn answers_are_kept_by_room_and_user() {
 #[tokio::test]
 async fn answers_are_kept_for_their_time_only() {
     let (server, address) = Server::start(|_, _| Reply::Now(YES.into_response())).await;
-    let off = backend(&BackendConfig { cache_ttl: Duration::ZERO, ..config(address) });
+    let off = backend(BackendConfig { cache_ttl: Duration::ZERO, ..config(address) });
     for _ in 0..3 {
         assert_eq!(decide(&off, "order-42", "7").await, ALLOWED);
     }
     assert_eq!(server.seen(), 3);
 
-    let short = backend(&BackendConfig { cache_ttl: Duration::from_millis(20), ..config(address) });
+    let short = backend(BackendConfig { cache_ttl: Duration::from_millis(20), ..config(address) });
     let asked_again = async {
         while server.seen() < 5 {
             assert_eq!(decide(&short, "order-42", "7").await, ALLOWED);
@@ -240,7 +245,7 @@ async fn failures_are_not_kept() {
         Reply::Now(if down { StatusCode::BAD_GATEWAY.into_response() } else { YES.into_response() })
     })
     .await;
-    let backend = backend(&config(address));
+    let backend = backend(config(address));
     assert_eq!(decide(&backend, "order-42", "7").await, Decision::Unavailable);
     assert_eq!(decide(&backend, "order-42", "7").await, ALLOWED);
     assert_eq!(server.seen(), 2);
@@ -253,7 +258,7 @@ async fn equal_questions_are_asked_once_and_one_may_give_up() {
         let gate = gate.clone();
         Server::start(move |_, _| Reply::After(gate.clone(), YES.into_response())).await
     };
-    let backend = backend(&config(address));
+    let backend = backend(config(address));
     let mut first = Box::pin(decide(&backend, "order-42", "7"));
     let mut others: Vec<_> = (0..5).map(|_| Box::pin(decide(&backend, "order-42", "7"))).collect();
     tokio::select! {
@@ -277,7 +282,7 @@ async fn limits_hold_and_who_gives_up_makes_room() {
         if hangs { Reply::Never } else { Reply::Now(YES.into_response()) }
     })
     .await;
-    let backend = backend(&BackendConfig { max_inflight: 1, queue: 1, ..config(address) });
+    let backend = backend(BackendConfig { max_inflight: 1, queue: 1, ..config(address) });
     let mut slow = Box::pin(decide(&backend, "slow", "7"));
     tokio::select! {
         _ = &mut slow => panic!("the server hangs"),
