@@ -1,0 +1,304 @@
+//! All settings of an edge, parsed and checked together before any port is bound.
+
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+
+use clap::Parser;
+use queues::Limits;
+use service::settings::{self, Common, Secret, duration, listen_address, positive_duration, size};
+
+use crate::{
+    auth::Origins,
+    authorize::{BackendConfig, BackendUrl},
+    connection,
+    defaults::RESERVED_FILES,
+    hub,
+    upstream::{self, discovery::Discovery},
+};
+
+/// Below so many bytes a secret is too easily guessed (RFC 7518, section 3.2, for HS256).
+const SHORT_SECRET_BYTES: usize = 32;
+
+/// Holds browsers' sockets; meets the fanout tier over gRPC.
+///
+/// Each setting is a flag and an environment variable. Secrets are environment variables only, or files named by them:
+/// JWT_SECRET or JWT_SECRET_FILE (required; all lines verify), LINK_TOKEN or LINK_TOKEN_FILE.
+#[derive(Debug, Clone, Parser)]
+#[command(version)]
+pub struct Flags {
+    #[command(flatten)]
+    pub common: Common,
+
+    /// Where clients connect: `/ws`
+    #[arg(long, env, default_value = "0.0.0.0:8080", value_parser = listen_address)]
+    pub listen: SocketAddr,
+
+    /// `/livez`, `/readyz`, `/metrics`
+    #[arg(long, env, default_value = "0.0.0.0:9100", value_parser = listen_address)]
+    pub ops_listen: SocketAddr,
+
+    /// Fanout nodes: `http://host:port`, comma-separated, or `dns://name:port`
+    #[arg(long, env, default_value = "http://127.0.0.1:7000", value_parser = Discovery::parse)]
+    pub fanout_addr: Discovery,
+
+    /// What `iss` of a token must be
+    #[arg(long, env)]
+    pub jwt_issuer: Option<String>,
+
+    /// What `aud` of a token must be, or contain
+    #[arg(long, env)]
+    pub jwt_audience: Option<String>,
+
+    /// Origins of pages that may connect, comma-separated; `https://*.example.com` for sub-domains, `*` for all
+    /// [default: the same origin]
+    #[arg(long, env)]
+    pub ws_origins: Option<String>,
+
+    /// Who is asked whether a user may join a room [default: the token's claims decide]
+    #[arg(long, env, value_parser = BackendUrl::try_new)]
+    pub backend_url: Option<BackendUrl>,
+
+    /// How long the backend may take to answer
+    #[arg(long, env, default_value = "3s", value_parser = positive_duration)]
+    pub backend_timeout: Duration,
+
+    /// How long its answers are kept; 0s: not at all
+    #[arg(long, env, default_value = "5s", value_parser = duration)]
+    pub backend_cache_ttl: Duration,
+
+    /// Questions to the backend under way at once
+    #[arg(long, env, default_value_t = 64, value_parser = positive)]
+    pub backend_max_inflight: usize,
+
+    /// Questions that wait for one of those places
+    #[arg(long, env, default_value_t = 4096, value_parser = positive)]
+    pub backend_queue: usize,
+
+    /// Largest message of a client
+    #[arg(long, env, default_value = "8KiB", value_parser = size)]
+    pub max_message_bytes: usize,
+
+    /// Messages that wait for one client; more close it with 4008
+    #[arg(long, env, default_value_t = 256, value_parser = positive)]
+    pub send_queue: usize,
+
+    /// Bytes that wait for one client; more close it with 4008
+    #[arg(long, env, default_value = "1MiB", value_parser = size)]
+    pub send_queue_bytes: usize,
+
+    /// The kernel's send buffer of each socket
+    #[arg(long, env, default_value = "128KiB", value_parser = size)]
+    pub so_sndbuf: usize,
+
+    /// A client of which nothing at all was received for so long is closed with 4009
+    #[arg(long, env, default_value = "60s", value_parser = positive_duration)]
+    pub pong_wait: Duration,
+
+    /// How often a client is pinged; less than PONG_WAIT
+    #[arg(long, env, default_value = "54s", value_parser = positive_duration)]
+    pub ping_period: Duration,
+
+    /// How long a write may make no progress, and a client take to answer a close
+    #[arg(long, env, default_value = "10s", value_parser = positive_duration)]
+    pub write_wait: Duration,
+
+    /// How long a broadcast, or a join, waits for a fanout node
+    #[arg(long, env, default_value = "5s", value_parser = positive_duration)]
+    pub publish_timeout: Duration,
+
+    /// Sockets on this edge [default: the limit of open files, less 512]
+    #[arg(long, env, value_parser = positive)]
+    pub max_connections: Option<usize>,
+
+    /// Rooms that one connection may join, besides the automatic ones
+    #[arg(long, env, default_value_t = 128, value_parser = positive)]
+    pub max_rooms_per_connection: usize,
+
+    /// How long a room that its last member left is kept
+    #[arg(long, env, default_value = "5s", value_parser = duration)]
+    pub room_linger: Duration,
+}
+
+/// What is never a flag.
+#[derive(Debug, Clone, Default)]
+pub struct Secrets {
+    /// Each verifies tokens.
+    pub jwt: Vec<Secret>,
+    pub link_token: Option<Secret>,
+}
+
+/// Settings that go together.
+#[derive(Debug, Clone)]
+pub struct Config {
+    flags: Flags,
+    secrets: Secrets,
+    origins: Arc<Origins>,
+}
+
+impl Secrets {
+    fn from_environment() -> Result<Self, String> {
+        let jwt = settings::secret("JWT_SECRET")?;
+        let lines = jwt.iter().flat_map(|secret| secret.expose().lines());
+        let jwt = lines.map(str::trim).filter(|line| !line.is_empty()).map(Secret::new).collect();
+        Ok(Self { jwt, link_token: settings::secret("LINK_TOKEN")? })
+    }
+}
+
+impl Config {
+    /// From the process's flags and environment. `Err` holds what to exit with, the reason having been printed.
+    pub fn from_process() -> Result<Self, ExitCode> {
+        let flags = settings::parse()?;
+        Secrets::from_environment().and_then(|secrets| Self::new(flags, secrets)).map_err(settings::refuse)
+    }
+
+    /// Checks what one setting alone does not show. `Err` is one line that names the setting.
+    pub fn new(flags: Flags, secrets: Secrets) -> Result<Self, String> {
+        if secrets.jwt.is_empty() {
+            return Err("JWT_SECRET or JWT_SECRET_FILE is required: without it nobody could connect".to_owned());
+        }
+        if flags.ping_period >= flags.pong_wait {
+            return Err("PING_PERIOD must be less than PONG_WAIT".to_owned());
+        }
+        if flags.write_wait > flags.common.shutdown_timeout {
+            return Err("WRITE_WAIT must not be more than SHUTDOWN_TIMEOUT".to_owned());
+        }
+        if flags.max_message_bytes > flags.send_queue_bytes {
+            return Err("MAX_MESSAGE_BYTES must not be more than SEND_QUEUE_BYTES".to_owned());
+        }
+        let origins = Origins::parse(flags.ws_origins.as_deref()).map_err(|error| format!("WS_ORIGINS: {error}"))?;
+        Ok(Self { flags, secrets, origins: Arc::new(origins) })
+    }
+
+    /// Says what is allowed but unwise; to be called once there is a log.
+    pub fn warn(&self) {
+        if self.secrets.jwt.iter().any(|secret| secret.expose().len() < SHORT_SECRET_BYTES) {
+            tracing::warn!("a JWT_SECRET has less than {SHORT_SECRET_BYTES} bytes: it is easily guessed");
+        }
+    }
+
+    pub fn common(&self) -> &Common {
+        &self.flags.common
+    }
+
+    pub(crate) fn listen(&self) -> SocketAddr {
+        self.flags.listen
+    }
+
+    pub(crate) fn ops_listen(&self) -> SocketAddr {
+        self.flags.ops_listen
+    }
+
+    pub(crate) fn send_buffer(&self) -> usize {
+        self.flags.so_sndbuf
+    }
+
+    pub(crate) fn max_connections(&self, files: u64) -> usize {
+        let below = usize::try_from(files.saturating_sub(RESERVED_FILES)).unwrap_or(usize::MAX).max(1);
+        self.flags.max_connections.map_or(below, |max| max.min(below))
+    }
+
+    pub(crate) fn outbox_limits(&self) -> Limits {
+        Limits { frames: self.flags.send_queue, bytes: self.flags.send_queue_bytes }
+    }
+
+    pub(crate) fn origins(&self) -> Arc<Origins> {
+        self.origins.clone()
+    }
+
+    pub(crate) fn jwt_secrets(&self) -> &[Secret] {
+        &self.secrets.jwt
+    }
+
+    pub(crate) fn jwt_issuer(&self) -> Option<&str> {
+        self.flags.jwt_issuer.as_deref()
+    }
+
+    pub(crate) fn jwt_audience(&self) -> Option<&str> {
+        self.flags.jwt_audience.as_deref()
+    }
+
+    pub(crate) fn backend(&self) -> Option<BackendConfig> {
+        Some(BackendConfig {
+            url: self.flags.backend_url.clone()?,
+            timeout: self.flags.backend_timeout,
+            cache_ttl: self.flags.backend_cache_ttl,
+            max_inflight: self.flags.backend_max_inflight,
+            queue: self.flags.backend_queue,
+        })
+    }
+
+    pub(crate) fn connection(&self) -> connection::Settings {
+        connection::Settings {
+            ping_period: self.flags.ping_period,
+            pong_wait: self.flags.pong_wait,
+            write_wait: self.flags.write_wait,
+            max_message_bytes: self.flags.max_message_bytes,
+            max_rooms: self.flags.max_rooms_per_connection,
+        }
+    }
+
+    pub(crate) fn hub(&self) -> hub::Settings {
+        hub::Settings {
+            shards: std::thread::available_parallelism().map_or(1, usize::from),
+            linger: self.flags.room_linger,
+            join_timeout: self.flags.publish_timeout,
+        }
+    }
+
+    pub(crate) fn upstream(&self) -> upstream::Settings {
+        let boot = rand::random();
+        upstream::Settings {
+            discovery: self.flags.fanout_addr.clone(),
+            link_token: self.secrets.link_token.clone(),
+            publish_timeout: self.flags.publish_timeout,
+            name: format!("edge-{boot:016x}"),
+            boot,
+        }
+    }
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must not be zero".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("is no whole number".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(args: &[&str]) -> Result<Config, String> {
+        let args = std::iter::once("edge").chain(args.iter().copied());
+        let flags = Flags::try_parse_from(args).map_err(|error| error.to_string())?;
+        Config::new(flags, Secrets { jwt: vec![Secret::new("s")], link_token: None })
+    }
+
+    #[test]
+    fn defaults_go_together() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.max_connections(20_000), 19_488);
+        assert_eq!(config.max_connections(10), 1);
+        assert!(config.backend().is_none());
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused_by_name() {
+        for (args, name) in [
+            (&["--ping-period", "60s"][..], "PING_PERIOD"),
+            (&["--write-wait", "50s"], "WRITE_WAIT"),
+            (&["--max-message-bytes", "2MiB"], "MAX_MESSAGE_BYTES"),
+            (&["--ws-origins", "nonsense"], "WS_ORIGINS"),
+            (&["--backend-url", "ftp://x"], "--backend-url"),
+            (&["--backend-url", "http://x/?a=b"], "--backend-url"),
+            (&["--fanout-addr", "nowhere"], "--fanout-addr"),
+            (&["--send-queue", "0"], "--send-queue"),
+            (&["--pong-wait", "0s"], "--pong-wait"),
+            (&["--no-such-flag"], "--no-such-flag"),
+        ] {
+            assert!(config(args).unwrap_err().contains(name), "{args:?}");
+        }
+        let flags = Flags::try_parse_from(["edge"]).unwrap();
+        assert!(Config::new(flags, Secrets::default()).unwrap_err().contains("JWT_SECRET"));
+    }
+}

@@ -1,0 +1,32 @@
+use std::{sync::Arc, time::Duration};
+
+use service::Clock;
+
+use crate::{
+    auth::Verifier, authorize::Authorizer, connections::Connections, hub::Hub, metrics::Metrics, outbox,
+    upstream::Upstream,
+};
+
+/// What all connections of an edge share.
+#[derive(Debug)]
+pub struct Context {
+    pub settings: Settings,
+    pub hub: Hub,
+    pub upstream: Upstream,
+    pub verifier: Verifier,
+    pub authorizer: Authorizer,
+    pub connections: Arc<Connections>,
+    pub outbox_rules: Arc<outbox::Rules>,
+    pub metrics: Arc<Metrics>,
+    pub clock: Clock,
+}
+
+/// The limits of a connection.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub ping_period: Duration,
+    pub pong_wait: Duration,
+    pub write_wait: Duration,
+    pub max_message_bytes: usize,
+    pub max_rooms: usize,
+}

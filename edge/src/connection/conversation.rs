@@ -1,0 +1,293 @@
+use std::{future::pending, pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use proto::Room;
+use rand::Rng as _;
+use tokio::{
+    io::AsyncRead,
+    time::{Instant, Sleep, sleep_until},
+};
+
+use super::{
+    Context,
+    heartbeat::{Due, Heartbeat},
+    read_pump::{ReadPump, Received},
+};
+use crate::{
+    auth::{Claims, TokenError},
+    authorize::Decision,
+    close::CloseReason,
+    defaults::CLIENT_PING,
+    outbox::Outbox,
+    protocol::{
+        ErrorCode, Request, ServerMessage, frame,
+        server::{Authenticated, Welcome},
+    },
+    session::{Action, AutomaticRoom, JoinOutcome, OpId, Receipt, Session},
+};
+
+/// Requests of one connection under way, of all kinds; with so many it is not read from until some are done.
+const MAX_PENDING: usize = 128;
+
+/// Who the connection belongs to, as its upgrade found.
+#[derive(Debug)]
+pub struct Guest {
+    pub id: Box<str>,
+    pub claims: Arc<Claims>,
+    /// For backends that want to see it.
+    pub token: Arc<str>,
+    /// Whether to join the automatic rooms for it.
+    pub auto_join: bool,
+}
+
+/// What a connection and its client say to each other: reads requests, has the session decide, carries out its actions.
+pub(super) struct Conversation<R> {
+    pub(super) reader: ReadPump<R>,
+    guest: Guest,
+    session: Session,
+    outbox: Arc<Outbox>,
+    context: Arc<Context>,
+    heartbeat: Heartbeat,
+    timer: Pin<Box<Sleep>>,
+    /// None while nothing is under way, which is nearly always.
+    pending: Option<Box<FuturesUnordered<BoxFuture<'static, Done>>>>,
+    actions: Vec<Action>,
+}
+
+/// The end of something that took time.
+enum Done {
+    Authorized {
+        op: OpId,
+        room: Room,
+        decision: Decision,
+    },
+    Joined {
+        op: OpId,
+        room: Room,
+        outcome: JoinOutcome,
+    },
+    Left {
+        op: OpId,
+        room: Room,
+    },
+    Published {
+        id: Option<Box<str>>,
+        room: Room,
+        receipt: Receipt,
+    },
+    /// It was cancelled.
+    Nothing,
+}
+
+impl<R: AsyncRead + Unpin> Conversation<R> {
+    pub(super) fn new(reader: ReadPump<R>, guest: Guest, outbox: Arc<Outbox>, context: Arc<Context>) -> Self {
+        let now = Instant::now();
+        let settings = &context.settings;
+        let first = rand::rng().random_range(0.5..=1.0);
+        let expires = now + context.left_of(&guest.claims);
+        let heartbeat = Heartbeat::new(settings.ping_period, settings.pong_wait, first, now, expires);
+        let session = Session::new(automatic_rooms(&guest.claims), settings.max_rooms);
+        let timer = Box::pin(sleep_until(heartbeat.deadline()));
+        Self { reader, guest, session, outbox, context, heartbeat, timer, pending: None, actions: Vec::new() }
+    }
+
+    /// Returns why the connection is to close.
+    pub(super) async fn run(&mut self) -> CloseReason {
+        self.welcome();
+        if self.guest.auto_join {
+            self.session.auto_join(&mut self.actions);
+        }
+        loop {
+            self.perform().await;
+            let may_read = self.pending.as_ref().is_none_or(|pending| pending.len() < MAX_PENDING);
+            tokio::select! {
+                received = self.reader.next(), if may_read => {
+                    match received {
+                        Ok(received) => self.received(received),
+                        Err(reason) => return reason,
+                    }
+                }
+                done = next_done(&mut self.pending) => self.done(done),
+                () = self.timer.as_mut() => {
+                    if let Some(reason) = self.due() {
+                        return reason;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the connection out of all rooms.
+    pub(super) async fn leave_all(self) {
+        for room in self.session.rooms() {
+            self.context.hub.forget(room.clone(), self.outbox.clone()).await;
+        }
+    }
+
+    fn welcome(&mut self) {
+        let Context { settings, upstream, connections, .. } = &*self.context;
+        let claims = &self.guest.claims;
+        let automatic = automatic_rooms(claims);
+        let rooms: Vec<&str> = automatic.iter().map(|automatic| automatic.room.as_str()).collect();
+        let payload = Welcome {
+            connection: &self.guest.id,
+            user: &claims.user,
+            expires: claims.expires,
+            ping_ms: millis(CLIENT_PING),
+            dedup_ms: upstream.dedup_ms(),
+            reconnect_ms: millis(connections.spread().window()),
+            max_message_bytes: settings.max_message_bytes,
+            rooms: &rooms,
+        };
+        self.outbox.push(ServerMessage::Welcome { payload }.frame());
+        for name in bad_automatic_rooms(claims) {
+            let text = "an automatic room of the token has a bad name";
+            self.outbox.push(ServerMessage::error(None, ErrorCode::BadRoom, text, Some(name)).frame());
+        }
+    }
+
+    fn received(&mut self, received: Received) {
+        self.heartbeat.received(Instant::now());
+        for answer in self.reader.take_answers() {
+            self.outbox.push(answer);
+        }
+        let Received::Text(text) = received else { return };
+        match Request::parse(&text) {
+            Ok(request) => {
+                self.context.metrics.requests.inc();
+                self.session.request(request, &mut self.actions);
+            }
+            Err(malformed) => {
+                self.context.metrics.malformed.inc();
+                self.session.malformed(&malformed, &mut self.actions);
+            }
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        let (session, actions) = (&mut self.session, &mut self.actions);
+        match done {
+            Done::Authorized { op, room, decision } => session.authorized(op, &room, decision, actions),
+            Done::Joined { op, room, outcome } => session.joined(op, &room, outcome, actions),
+            Done::Left { op, room } => session.left(op, &room, actions),
+            Done::Published { id, room, receipt } => Session::receipt(id.as_deref(), &room, &receipt, actions),
+            Done::Nothing => {}
+        }
+    }
+
+    fn due(&mut self) -> Option<CloseReason> {
+        match self.heartbeat.due(Instant::now()) {
+            Due::Dead => return Some(CloseReason::PingTimeout),
+            Due::TokenExpired => return Some(CloseReason::TokenExpired),
+            Due::Ping => {
+                self.outbox.push(frame::ping());
+            }
+            Due::Nothing => {}
+        }
+        self.timer.as_mut().reset(self.heartbeat.deadline());
+        None
+    }
+
+    async fn perform(&mut self) {
+        // Carrying out an action only ever asks for more through what it sets under way, so one pass is enough.
+        for action in std::mem::take(&mut self.actions) {
+            match action {
+                Action::Send(frame) => {
+                    self.outbox.push(frame);
+                }
+                Action::Authorize { op, room } => self.authorize(op, room),
+                Action::Join { op, room, id, publish, since: _ } => {
+                    let outcome = self.context.hub.join(room.clone(), self.outbox.clone(), id, publish).await;
+                    let done = outcome.map(move |outcome| match outcome {
+                        Ok(outcome) => Done::Joined { op, room, outcome },
+                        Err(_) => Done::Nothing,
+                    });
+                    self.start(done.boxed());
+                }
+                Action::Leave { op, room, id, reason } => {
+                    let left = self.context.hub.leave(room.clone(), self.outbox.clone(), id, reason).await;
+                    self.start(left.map(move |_| Done::Left { op, room }).boxed());
+                }
+                Action::Publish { room, id, body, key } => {
+                    let receipt = self.context.upstream.publish(&room, &self.guest.claims.user, body, key);
+                    self.start(async move { Done::Published { id, room, receipt: receipt.await } }.boxed());
+                }
+                Action::Authenticate { id, token } => self.authenticate(id.as_deref(), &token),
+            }
+        }
+    }
+
+    fn authorize(&mut self, op: OpId, room: Room) {
+        let (context, claims, token) = (self.context.clone(), self.guest.claims.clone(), self.guest.token.clone());
+        let asking = async move {
+            let decision = context.authorizer.authorize(&room, &claims, &token).await;
+            Done::Authorized { op, room, decision }
+        };
+        self.start(asking.boxed());
+    }
+
+    fn authenticate(&mut self, id: Option<&str>, token: &str) {
+        let verified = self.context.verifier.verify(token, self.context.clock.unix_secs());
+        let frame = match verified {
+            Ok(claims) if claims.user == self.guest.claims.user => {
+                let payload = Authenticated { expires: claims.expires };
+                self.heartbeat.token_expires(Instant::now() + self.context.left_of(&claims));
+                self.timer.as_mut().reset(self.heartbeat.deadline());
+                self.guest.claims = Arc::new(claims);
+                self.guest.token = token.into();
+                ServerMessage::Authenticated { id, payload }.frame()
+            }
+            Ok(_) => ServerMessage::error(id, ErrorCode::TokenInvalid, "the token is another user's", None).frame(),
+            Err(TokenError::Expired) => {
+                ServerMessage::error(id, ErrorCode::TokenExpired, "the token has expired", None).frame()
+            }
+            Err(TokenError::Invalid(reason)) => {
+                tracing::debug!(user = %self.guest.claims.user, reason, "verify a newer token");
+                ServerMessage::error(id, ErrorCode::TokenInvalid, "the token is not valid", None).frame()
+            }
+        };
+        self.outbox.push(frame);
+    }
+
+    fn start(&mut self, future: BoxFuture<'static, Done>) {
+        self.pending.get_or_insert_default().push(future);
+    }
+}
+
+impl Context {
+    /// How long the token is still good for.
+    fn left_of(&self, claims: &Claims) -> Duration {
+        // A year is as good as for ever, and within what a timer takes.
+        const YEAR: u64 = 365 * 24 * 3600 * 1000;
+        let left = claims.expires.saturating_mul(1000).saturating_sub(self.clock.unix_ms());
+        Duration::from_millis(u64::try_from(left).unwrap_or(0).min(YEAR))
+    }
+}
+
+/// The personal room, and those that the token names.
+fn automatic_rooms(claims: &Claims) -> Vec<AutomaticRoom> {
+    let personal = AutomaticRoom { room: claims.user.room(), publish: false };
+    let named = claims.auto_join.iter().filter_map(|name| Room::try_new(name).ok());
+    let named = named.filter(|room| *room != personal.room).map(|room| AutomaticRoom { room, publish: true });
+    std::iter::once(personal.clone()).chain(named).collect()
+}
+
+fn bad_automatic_rooms(claims: &Claims) -> Vec<&str> {
+    claims.auto_join.iter().map(|name| &**name).filter(|name| Room::try_new(name).is_err()).collect()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The next thing that is done; never, while nothing is under way. The list is given back once it is empty.
+async fn next_done(slot: &mut Option<Box<FuturesUnordered<BoxFuture<'static, Done>>>>) -> Done {
+    let Some(under_way) = slot else { return pending().await };
+    match under_way.next().await {
+        Some(done) => done,
+        None => {
+            *slot = None;
+            Done::Nothing
+        }
+    }
+}

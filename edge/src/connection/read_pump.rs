@@ -1,0 +1,154 @@
+//! The reading half of a connection. Framing, masking, UTF-8 and fragments are tungstenite's; it reads from our socket
+//! and writes its own answers (pongs) into a list of ours, from where they go through the outbox like everything else.
+
+use std::{
+    future::poll_fn,
+    io::{self, Read, Write},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio_tungstenite::tungstenite::{
+    Error, Message, Utf8Bytes,
+    error::{CapacityError, ProtocolError},
+    protocol::{Role, WebSocketConfig, WebSocketContext},
+};
+
+use crate::{close::CloseReason, defaults::READ_BUFFER_BYTES};
+
+/// What tungstenite may hold of its own answers. They are taken from it at once, so this is never reached.
+const MAX_ANSWER_BYTES: usize = 4096;
+
+pub(super) struct ReadPump<R> {
+    reader: R,
+    websocket: Box<WebSocketContext>,
+    /// Whole frames that tungstenite wants written.
+    answers: SmallVec<[Bytes; 1]>,
+}
+
+/// What came in.
+#[derive(Debug)]
+pub(super) enum Received {
+    Text(Utf8Bytes),
+    /// A ping, a pong, or part of a message: nothing to handle, but a sign of life.
+    Life,
+}
+
+impl<R: AsyncRead + Unpin> ReadPump<R> {
+    /// `leftover`: what the client sent right behind its request for the upgrade.
+    pub(super) fn new(reader: R, leftover: &[u8], max_message_bytes: usize) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .write_buffer_size(0)
+            .max_write_buffer_size(MAX_ANSWER_BYTES)
+            .max_message_size(Some(max_message_bytes))
+            .max_frame_size(Some(max_message_bytes));
+        let websocket = WebSocketContext::from_partially_read(leftover.to_vec(), Role::Server, Some(config));
+        Self { reader, websocket: Box::new(websocket), answers: SmallVec::new() }
+    }
+
+    /// The next message, or why there will be none. Cancel-safe: what was read stays in the WebSocket's buffer.
+    pub(super) async fn next(&mut self) -> Result<Received, CloseReason> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Frames that answer what came in, to be put into the outbox.
+    pub(super) fn take_answers(&mut self) -> impl Iterator<Item = Bytes> {
+        self.answers.drain(..)
+    }
+
+    /// Reads on, for nothing but the peer's close frame or the end of the stream.
+    pub(super) async fn drain(&mut self) {
+        while let Ok(Received::Text(_) | Received::Life) | Err(CloseReason::Binary) = self.next().await {
+            self.answers.clear();
+        }
+    }
+
+    /// Reads bytes until the end of the stream: what follows an error has no frames to be found.
+    pub(super) async fn drain_bytes(&mut self) {
+        let mut buffer = [0; 512];
+        poll_fn(|cx| {
+            loop {
+                let mut into = ReadBuf::new(&mut buffer);
+                match Pin::new(&mut self.reader).poll_read(cx, &mut into) {
+                    Poll::Ready(Ok(())) if !into.filled().is_empty() => {}
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await;
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Received, CloseReason>> {
+        let mut received = false;
+        let mut io = Io { reader: &mut self.reader, answers: &mut self.answers, cx, received: &mut received };
+        match self.websocket.read(&mut io) {
+            Ok(Message::Text(text)) => Poll::Ready(Ok(Received::Text(text))),
+            Ok(Message::Binary(_)) => Poll::Ready(Err(CloseReason::Binary)),
+            // 1005 stands for a close frame without a code; tungstenite answers a code not allowed by an error.
+            Ok(Message::Close(frame)) => {
+                Poll::Ready(Err(CloseReason::Peer(frame.map_or(1005, |frame| frame.code.into()))))
+            }
+            Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {
+                // Tungstenite hands its pong over with the next read or flush.
+                let _ = self.websocket.flush(&mut io);
+                Poll::Ready(Ok(Received::Life))
+            }
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                // Part of a message: the reader's waker is registered, and the next call goes on where this one stopped.
+                if received { Poll::Ready(Ok(Received::Life)) } else { Poll::Pending }
+            }
+            Err(error) => Poll::Ready(Err(reason_of(&error))),
+        }
+    }
+}
+
+fn reason_of(error: &Error) -> CloseReason {
+    match error {
+        Error::Capacity(CapacityError::MessageTooLong { .. }) => CloseReason::MessageTooLarge,
+        Error::Utf8(_) => CloseReason::BadUtf8,
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)
+        | Error::ConnectionClosed
+        | Error::AlreadyClosed
+        | Error::Io(_) => CloseReason::Gone,
+        Error::Protocol(_) => CloseReason::ProtocolError,
+        _ => CloseReason::Internal,
+    }
+}
+
+/// What tungstenite sees as its blocking stream.
+struct Io<'a, 'c, R> {
+    reader: &'a mut R,
+    answers: &'a mut SmallVec<[Bytes; 1]>,
+    cx: &'a mut Context<'c>,
+    received: &'a mut bool,
+}
+
+impl<R: AsyncRead + Unpin> Read for Io<'_, '_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut into = ReadBuf::new(buffer);
+        match Pin::new(&mut *self.reader).poll_read(self.cx, &mut into) {
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Ready(Ok(())) => {
+                *self.received |= !into.filled().is_empty();
+                Ok(into.filled().len())
+            }
+        }
+    }
+}
+
+impl<R> Write for Io<'_, '_, R> {
+    fn write(&mut self, frame: &[u8]) -> io::Result<usize> {
+        self.answers.push(Bytes::copy_from_slice(frame));
+        Ok(frame.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,149 @@
+//! The connections that are open: how many, and a handle to each, for what goes to all of them.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::{close::CloseReason, metrics::Metrics, outbox::Outbox};
+
+/// The handles of the open connections.
+#[derive(Debug)]
+pub struct Connections {
+    slots: Mutex<Slots>,
+    count: Arc<AtomicUsize>,
+    max: usize,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    handles: Vec<Option<Arc<Outbox>>>,
+    free: Vec<usize>,
+}
+
+/// The place of an open connection; given up when dropped.
+#[derive(Debug)]
+pub struct Place {
+    connections: Arc<Connections>,
+    slot: Option<usize>,
+}
+
+impl Connections {
+    /// `max`: how many may be open.
+    pub fn new(max: usize, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { slots: Mutex::default(), count: Arc::default(), max, metrics })
+    }
+
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.count() >= self.max
+    }
+
+    /// A place for one more, unless all are taken. To be had before the upgrade, so that the gap before the 101 counts.
+    pub fn reserve(self: &Arc<Self>) -> Option<Place> {
+        if self.count.fetch_add(1, Ordering::Relaxed) >= self.max {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        self.metrics.connections.inc();
+        Some(Place { connections: self.clone(), slot: None })
+    }
+
+    /// Closes all, after what is queued.
+    pub fn finish_all(&self, reason: CloseReason) {
+        // Handles are taken out first: finishing wakes tasks, which is not to be done under the lock.
+        let handles: Vec<_> = self.lock().handles.iter().flatten().cloned().collect();
+        for handle in handles {
+            handle.finish(reason);
+        }
+    }
+
+    /// How clients are to be spread when many must do the same thing.
+    pub fn spread(&self) -> Spread {
+        Spread { connections: self.count.clone() }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// The connection is open: from now on it is among those that [`Connections::finish_all`] reaches.
+    pub fn fill(&mut self, handle: Arc<Outbox>) {
+        let mut slots = self.connections.lock();
+        let slot = slots.free.pop().unwrap_or(slots.handles.len());
+        if slot == slots.handles.len() {
+            slots.handles.push(None);
+        }
+        slots.handles[slot] = Some(handle);
+        drop(slots);
+        self.slot = Some(slot);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot {
+            let mut slots = self.connections.lock();
+            slots.handles[slot] = None;
+            slots.free.push(slot);
+        }
+        self.connections.count.fetch_sub(1, Ordering::Relaxed);
+        self.connections.metrics.connections.dec();
+    }
+}
+
+/// The window over which clients are spread that reconnect or reload at the same time: the node's connections ÷ 2,000
+/// seconds, within 1–60 s (`protocol.md`, section 3, `reconnect_ms`).
+#[derive(Debug, Clone)]
+pub struct Spread {
+    connections: Arc<AtomicUsize>,
+}
+
+impl Spread {
+    pub fn window(&self) -> Duration {
+        let connections = self.connections.load(Ordering::Relaxed) as u64;
+        Duration::from_millis(connections / 2).clamp(Duration::from_secs(1), Duration::from_secs(60))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support;
+
+    #[test]
+    fn places_are_limited_and_given_back() {
+        let connections = Connections::new(2, Arc::default());
+        let mut first = connections.reserve().unwrap();
+        let second = connections.reserve().unwrap();
+        assert!(connections.is_full());
+        assert!(connections.reserve().is_none());
+        let outbox = test_support::outbox();
+        first.fill(outbox.clone());
+        connections.finish_all(CloseReason::Restarting);
+        assert!(outbox.queue().is_closed());
+        drop((first, second));
+        assert_eq!(connections.count(), 0);
+        connections.finish_all(CloseReason::Restarting);
+    }
+
+    #[test]
+    fn the_window_grows_with_the_connections() {
+        let connections = Connections::new(usize::MAX, Arc::default());
+        let spread = connections.spread();
+        assert_eq!(spread.window(), Duration::from_secs(1));
+        connections.count.store(10_000, Ordering::Relaxed);
+        assert_eq!(spread.window(), Duration::from_secs(5));
+        connections.count.store(1_000_000, Ordering::Relaxed);
+        assert_eq!(spread.window(), Duration::from_secs(60));
+    }
+}

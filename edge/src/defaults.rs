@@ -1,0 +1,39 @@
+//! Limits that are no settings, each with its unit and reason.
+
+use std::time::Duration;
+
+/// How often a client should send `ping`, told in `welcome`: below the idle time-outs of common proxies (nginx: 60 s).
+pub(crate) const CLIENT_PING: Duration = Duration::from_secs(25);
+
+/// What tungstenite reads at a time, and keeps for each connection: most messages of clients are smaller, and 100,000
+/// connections cost 100 MiB.
+pub(crate) const READ_BUFFER_BYTES: usize = 1024;
+
+/// Descriptors kept free of sockets: listeners, links, Redis, logs, the ops listener's connections.
+pub(crate) const RESERVED_FILES: u64 = 512;
+
+/// Frames written in one system call; a queue seldom holds more, and the kernel takes at most 1024 (`IOV_MAX`).
+pub(crate) const MAX_WRITE_FRAMES: usize = 64;
+
+/// Delays between attempts to make a link.
+pub(crate) const LINK_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// A link's beats, and how long it may be silent.
+pub(crate) const BEAT: Duration = Duration::from_secs(1);
+pub(crate) const SILENCE: Duration = Duration::from_secs(3);
+
+/// How often a `dns://` name is looked up, before jitter.
+pub(crate) const DNS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Broadcasts that wait to be sent on one link.
+pub(crate) const LINK_QUEUE: usize = 1024;
+
+/// Broadcasts sent on one link whose receipts are awaited.
+pub(crate) const LINK_INFLIGHT: usize = 4096;
+
+/// Rooms in one interest message: about 100 KiB with the longest names.
+pub(crate) const INTEREST_CHUNK: usize = 512;
+
+/// How often each link is told how many connections, rooms and members there are, and which rooms are largest.
+pub(crate) const STATS_INTERVAL: Duration = Duration::from_secs(5);
+pub(crate) const STATS_TOP: usize = 100;

@@ -1,0 +1,211 @@
+//! The edge's own table: room → members. Rooms are shared out among *shards*, each a task that owns its rooms, so that
+//! no lock is shared on the message path. Connections wait for room in a shard's queue; links never do: what does not
+//! fit is dropped, the room remembered, and its history asked for from where it stands.
+//!
+//! `members`, `room` and `rooms` are pure: no task, no clock, no I/O.
+
+mod members;
+mod room;
+mod rooms;
+mod shard;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use ahash::RandomState;
+use bytes::Bytes;
+use proto::{Position, Room, wire};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    connections::Spread,
+    interest::{LinkId, Placement},
+    metrics::Metrics,
+    outbox::Outbox,
+    protocol::server::LostReason,
+    session::JoinOutcome,
+};
+use room::Waiting;
+use rooms::Rooms;
+use shard::{Command, Counted, Overflow, Shard};
+
+/// Commands that wait for a shard.
+const QUEUE: usize = 1024;
+
+/// Bytes of publications that wait for a shard.
+const QUEUE_BYTES: usize = 16 << 20;
+
+/// The handle to the hub. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct Hub {
+    shards: Arc<[ShardHandle]>,
+    hasher: RandomState,
+    join_timeout: Duration,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+struct ShardHandle {
+    commands: mpsc::Sender<Command>,
+    overflow: Arc<Overflow>,
+}
+
+/// How the hub is set up.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub shards: usize,
+    /// How long a room is kept after its last member left.
+    pub linger: Duration,
+    /// How long a join waits for a fanout node.
+    pub join_timeout: Duration,
+}
+
+impl Hub {
+    /// The handle, and the tasks to spawn; they run until `end`.
+    pub fn new(
+        settings: &Settings,
+        spread: &Spread,
+        metrics: &Arc<Metrics>,
+        end: &CancellationToken,
+    ) -> (Self, Vec<impl Future<Output = ()> + Send + use<>>) {
+        let (mut handles, mut tasks) = (Vec::new(), Vec::new());
+        for _ in 0..settings.shards.max(1) {
+            let (sender, commands) = mpsc::channel(QUEUE);
+            let overflow = Arc::new(Overflow::default());
+            handles.push(ShardHandle { commands: sender, overflow: overflow.clone() });
+            let rooms = Rooms::new(settings.linger);
+            let (metrics, spread) = (metrics.clone(), spread.clone());
+            tasks.push(
+                Shard { rooms, commands, overflow, metrics, spread, counted: Counted::default() }.run(end.clone()),
+            );
+        }
+        let hub = Self {
+            shards: handles.into(),
+            hasher: RandomState::new(),
+            join_timeout: settings.join_timeout,
+            metrics: metrics.clone(),
+        };
+        (hub, tasks)
+    }
+
+    /// Makes a connection a member of a room and puts `joined` into its outbox, before anything of that room. One that
+    /// is a member already is answered again. Done when the hub has got it, so that calls keep their order; the outcome
+    /// comes later, or never if it is cancelled by a `leave`.
+    pub async fn join(
+        &self,
+        room: Room,
+        member: Arc<Outbox>,
+        id: Option<Box<str>>,
+        publish: bool,
+    ) -> oneshot::Receiver<JoinOutcome> {
+        let (done, outcome) = oneshot::channel();
+        let deadline = Instant::now() + self.join_timeout;
+        let joining = Waiting { member, id, publish, deadline, done };
+        // Fails only when the hub has ended; the outcome then never comes.
+        let _ = self.shard(&room).commands.send(Command::Join { room: room.clone(), joining }).await;
+        outcome
+    }
+
+    /// Ends a membership, or the waiting for one, and puts `left` into the outbox, after everything of that room.
+    pub async fn leave(
+        &self,
+        room: Room,
+        member: Arc<Outbox>,
+        id: Option<Box<str>>,
+        reason: Option<&'static str>,
+    ) -> oneshot::Receiver<()> {
+        let (done, left) = oneshot::channel();
+        let command = Command::Leave { room: room.clone(), member, id, reason, done: Some(done) };
+        let _ = self.shard(&room).commands.send(command).await;
+        left
+    }
+
+    /// Takes a connection that is gone out of a room.
+    pub async fn forget(&self, room: Room, member: Arc<Outbox>) {
+        let command = Command::Leave { room: room.clone(), member, id: None, reason: None, done: None };
+        // Fails only when the hub has ended, and forgotten everybody.
+        let _ = self.shard(&room).commands.send(command).await;
+    }
+
+    /// The links that are up changed.
+    pub async fn place(&self, placement: Arc<Placement>) {
+        for shard in &*self.shards {
+            let _ = shard.commands.send(Command::Place(placement.clone())).await;
+        }
+    }
+
+    /// A link's answer to a wanted room.
+    pub fn state(&self, from: LinkId, state: wire::State) {
+        let wire::State { room, position, complete } = state;
+        let position = Position::from(position.unwrap_or_default());
+        self.hand_over(room.clone(), Command::State { from, room, position, complete });
+    }
+
+    /// A run of publications that a link brought.
+    pub fn publications(&self, publications: wire::Publications) {
+        let wire::Publications { room, epoch, first_seq, entries } = publications;
+        let bytes = entries.iter().map(Bytes::len).sum();
+        let overflow = &self.shard(&room).overflow;
+        if overflow.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES {
+            overflow.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.missed(room);
+            return;
+        }
+        let command = Command::Publications { room: room.clone(), epoch, first_seq, entries, bytes };
+        if !self.hand_over(room.clone(), command) {
+            self.shard(&room).overflow.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// A link says that continuity is broken.
+    pub fn lost(&self, lost: wire::Lost) {
+        let reason = match lost.reason() {
+            wire::LostReason::History => LostReason::History,
+            wire::LostReason::Failover | wire::LostReason::Unspecified => LostReason::Failover,
+        };
+        let position = Position::from(lost.position.unwrap_or_default());
+        self.hand_over(lost.room.clone(), Command::Lost { room: lost.room, position, reason });
+    }
+
+    /// The rooms with most members, at most `limit`, most members first.
+    pub async fn top(&self, limit: usize) -> Vec<(Room, usize)> {
+        let mut top = Vec::new();
+        for shard in &*self.shards {
+            let (answer, rooms) = oneshot::channel();
+            if shard.commands.send(Command::Top { limit, answer }).await.is_ok() {
+                top.extend(rooms.await.unwrap_or_default());
+            }
+        }
+        top.sort_by_key(|(_, members)| std::cmp::Reverse(*members));
+        top.truncate(limit);
+        top
+    }
+
+    /// Never waits. False if it did not fit; the room is then asked for again.
+    fn hand_over(&self, room: String, command: Command) -> bool {
+        let fits = self.shard(&room).commands.try_send(command).is_ok();
+        if !fits {
+            self.missed(room);
+        }
+        fits
+    }
+
+    fn missed(&self, room: String) {
+        self.metrics.hub_queue_full.inc();
+        self.shard(&room).overflow.missed(room);
+    }
+
+    fn shard(&self, room: &str) -> &ShardHandle {
+        let shards = self.shards.len();
+        let hash = usize::try_from(self.hasher.hash_one(room) >> 32).unwrap_or(0);
+        &self.shards[hash % shards]
+    }
+}

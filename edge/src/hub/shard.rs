@@ -1,0 +1,200 @@
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use proto::{Position, Room};
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    room::Waiting,
+    rooms::{Rooms, Walked},
+};
+use crate::{
+    connections::Spread,
+    interest::{LinkId, Placement},
+    metrics::Metrics,
+    outbox::Outbox,
+    protocol::{
+        ServerMessage,
+        server::{Left, LostReason},
+    },
+};
+
+/// Members walked between two yields, so that a hot room delays the others of its shard no longer than that.
+pub(super) const MAX_WALK: usize = 1024;
+
+/// Commands handled between two looks at what is to be handed out.
+const MAX_COMMANDS: usize = 64;
+
+pub(super) enum Command {
+    Join {
+        room: Room,
+        joining: Waiting,
+    },
+    Leave {
+        room: Room,
+        member: Arc<Outbox>,
+        id: Option<Box<str>>,
+        reason: Option<&'static str>,
+        done: Option<oneshot::Sender<()>>,
+    },
+    State {
+        from: LinkId,
+        room: String,
+        position: Position,
+        complete: bool,
+    },
+    Publications {
+        room: String,
+        epoch: String,
+        first_seq: u64,
+        entries: Vec<Bytes>,
+        bytes: usize,
+    },
+    Lost {
+        room: String,
+        position: Position,
+        reason: LostReason,
+    },
+    Place(Arc<Placement>),
+    Top {
+        limit: usize,
+        answer: oneshot::Sender<Vec<(Room, usize)>>,
+    },
+}
+
+/// What the links share with a shard beside its queue: the links never wait for it.
+#[derive(Debug, Default)]
+pub(super) struct Overflow {
+    /// Bytes of publications in the shard's queue.
+    pub(super) bytes: AtomicUsize,
+    /// Rooms of which something was dropped because the queue was full. Each once; to be asked for again.
+    missed: Mutex<HashSet<String>>,
+    any_missed: Notify,
+}
+
+impl Overflow {
+    pub(super) fn missed(&self, room: String) {
+        self.missed.lock().unwrap_or_else(PoisonError::into_inner).insert(room);
+        self.any_missed.notify_one();
+    }
+
+    fn take(&self) -> HashSet<String> {
+        std::mem::take(&mut *self.missed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The task that owns a share of the rooms.
+pub(super) struct Shard {
+    pub(super) rooms: Rooms,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) overflow: Arc<Overflow>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) spread: Spread,
+    pub(super) counted: Counted,
+}
+
+impl Shard {
+    pub(super) async fn run(mut self, end: CancellationToken) {
+        let mut rng = SmallRng::from_os_rng();
+        loop {
+            if self.rooms.has_work() {
+                self.handle_ready();
+                self.walk(&mut rng);
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let deadline = self.rooms.next_deadline();
+            tokio::select! {
+                biased;
+                () = end.cancelled() => return,
+                command = self.commands.recv() => {
+                    let Some(command) = command else { return };
+                    self.handle(command);
+                    self.handle_ready();
+                }
+                () = self.overflow.any_missed.notified() => self.ask_again(),
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    self.rooms.expire(Instant::now());
+                }
+            }
+            self.count();
+        }
+    }
+
+    fn walk(&mut self, rng: &mut SmallRng) {
+        let window = self.spread.window();
+        let mut after_ms = || rng.random_range(0..=window.as_millis().try_into().unwrap_or(u64::MAX));
+        let Walked { frames, .. } = self.rooms.walk(MAX_WALK, &mut after_ms);
+        self.metrics.deliveries.inc_by(frames as u64);
+    }
+
+    fn handle_ready(&mut self) {
+        for _ in 0..MAX_COMMANDS {
+            let Ok(command) = self.commands.try_recv() else { break };
+            self.handle(command);
+        }
+    }
+
+    fn ask_again(&mut self) {
+        for room in self.overflow.take() {
+            self.rooms.ask_again(&room);
+        }
+    }
+
+    fn handle(&mut self, command: Command) {
+        match command {
+            Command::Join { room, joining } => self.rooms.join(room, joining),
+            Command::Leave { room, member, id, reason, done } => {
+                self.rooms.leave(&room, &member, Instant::now());
+                if let Some(done) = done {
+                    member
+                        .push(ServerMessage::Left { id: id.as_deref(), payload: Left { room: &room, reason } }.frame());
+                    let _ = done.send(());
+                }
+            }
+            Command::State { from, room, position, complete } => self.rooms.state(from, &room, position, complete),
+            Command::Publications { room, epoch, first_seq, entries, bytes } => {
+                self.overflow.bytes.fetch_sub(bytes, Ordering::Relaxed);
+                let taken = self.rooms.publications(&room, &epoch, first_seq, &entries);
+                self.metrics.publications.inc_by(taken.fresh as u64);
+                self.metrics.duplicates.inc_by(taken.duplicates as u64);
+                self.metrics.gaps.inc_by(taken.gap.into());
+                if taken.malformed > 0 {
+                    self.metrics.malformed_entries.inc_by(taken.malformed as u64);
+                    tracing::error!(room, first_seq, malformed = taken.malformed, "decode publications of a room");
+                }
+            }
+            Command::Lost { room, position, reason } => self.rooms.lost(&room, position, reason),
+            Command::Place(placement) => self.rooms.place(placement),
+            Command::Top { limit, answer } => {
+                let _ = answer.send(self.rooms.top(limit));
+            }
+        }
+    }
+
+    /// Keeps the gauges, which all shards share, in step with this one.
+    fn count(&mut self) {
+        let now = Counted { rooms: self.rooms.len(), members: self.rooms.members() };
+        let before = std::mem::replace(&mut self.counted, now);
+        self.metrics.rooms.inc_by(now.rooms.cast_signed() as i64 - before.rooms.cast_signed() as i64);
+        self.metrics.members.inc_by(now.members.cast_signed() as i64 - before.members.cast_signed() as i64);
+    }
+}
+
+/// What the gauges hold of a shard.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counted {
+    rooms: usize,
+    members: usize,
+}

@@ -1,0 +1,82 @@
+//! A connection's bounded send queue, with the rule for a slow consumer: when the queue is full, what waits is dropped
+//! and the connection closed with 4008. Nobody else is delayed by it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use queues::{Limits, PushError};
+
+use crate::{auth::UserId, close::CloseReason, metrics::Metrics};
+
+/// What all outboxes of an edge have in common.
+#[derive(Debug)]
+pub struct Rules {
+    pub limits: Limits,
+    pub metrics: Arc<Metrics>,
+}
+
+/// The handle to a connection that hub, registry and pumps share.
+#[derive(Debug)]
+pub struct Outbox {
+    queue: queues::Outbox<CloseReason>,
+    rules: Arc<Rules>,
+    /// None for a client that is only told why it is refused.
+    user: Option<UserId>,
+}
+
+impl Outbox {
+    pub fn new(user: UserId, rules: Arc<Rules>) -> Self {
+        Self { queue: queues::Outbox::new(), rules, user: Some(user) }
+    }
+
+    /// For a client that is only told why it is refused.
+    pub fn nobodys(rules: Arc<Rules>) -> Self {
+        Self { queue: queues::Outbox::new(), rules, user: None }
+    }
+
+    /// Queues a frame. False if it was not: the connection is closing, or closes now because it is too slow.
+    pub fn push(&self, frame: Bytes) -> bool {
+        match self.queue.push(frame, self.rules.limits, CloseReason::SlowConsumer) {
+            Ok(()) => true,
+            Err(PushError::Closed) => false,
+            Err(PushError::Full) => {
+                let Limits { frames, bytes } = self.rules.limits;
+                self.rules.metrics.outboxes_full.inc();
+                tracing::warn!(
+                    user = self.user(),
+                    limit_frames = frames,
+                    limit_bytes = bytes,
+                    "close a slow consumer: its outbox is full"
+                );
+                false
+            }
+        }
+    }
+
+    pub fn limits(&self) -> Limits {
+        self.rules.limits
+    }
+
+    /// Whose connection it is, for logs.
+    pub fn user(&self) -> &str {
+        self.user.as_deref().unwrap_or("-")
+    }
+
+    /// For the write pump.
+    pub fn queue(&self) -> &queues::Outbox<CloseReason> {
+        &self.queue
+    }
+
+    /// So much of what the pump took is with the kernel, by one call.
+    pub fn wrote(&self, frames: usize, bytes: usize) {
+        self.queue.written(frames, bytes);
+        self.rules.metrics.writes.inc();
+        self.rules.metrics.frames_written.inc_by(frames as u64);
+        self.rules.metrics.bytes_written.inc_by(bytes as u64);
+    }
+
+    /// Sends what is queued, then closes. False if it was closing before.
+    pub fn finish(&self, reason: CloseReason) -> bool {
+        self.queue.finish(reason)
+    }
+}

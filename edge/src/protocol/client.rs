@@ -1,0 +1,258 @@
+//! Client → server (`protocol.md`, section 2).
+
+use std::borrow::Cow;
+
+use proto::{Key, Position, Room};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::ErrorCode;
+
+/// Longest `id` of a request, in bytes.
+const MAX_ID_BYTES: usize = 64;
+
+/// One understood message, with the id its answer echoes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    pub id: Option<Box<str>>,
+    pub message: ClientMessage,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum ClientMessage {
+    Join { room: Room, since: Option<Since> },
+    Leave { room: Room },
+    Broadcast { room: Room, body: Box<str>, key: Option<Key> },
+    Auth { token: Box<str> },
+    Ping,
+}
+
+/// Where a join is to begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Since {
+    Position(Position),
+    Last(u32),
+}
+
+/// A message that was not understood: the error that answers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Malformed {
+    pub id: Option<Box<str>>,
+    pub code: ErrorCode,
+    pub text: Cow<'static, str>,
+}
+
+impl Request {
+    /// Reads one text message.
+    pub fn parse(text: &str) -> Result<Self, Malformed> {
+        let outer: Outer<'_> = serde_json::from_str(text).map_err(|error| malformed_outer(text, &error))?;
+        let id: Option<Box<str>> = match outer.id {
+            Some(id) if id.len() > MAX_ID_BYTES => {
+                return Err(bad_message(None, format!("an id has at most {MAX_ID_BYTES} bytes")));
+            }
+            id => id.map(|id| id.into()),
+        };
+        match parse_message(&outer.kind, outer.payload) {
+            Ok(message) => Ok(Self { id, message }),
+            Err((code, text)) => Err(Malformed { id, code, text }),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Outer<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    payload: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct JoinPayload<'a> {
+    #[serde(borrow)]
+    room: Cow<'a, str>,
+    #[serde(borrow, default)]
+    since: Option<SincePayload<'a>>,
+}
+
+#[derive(Deserialize)]
+struct SincePayload<'a> {
+    #[serde(borrow, default)]
+    epoch: Option<Cow<'a, str>>,
+    #[serde(default)]
+    seq: Option<u64>,
+    #[serde(default)]
+    last: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct RoomPayload<'a> {
+    #[serde(borrow)]
+    room: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct BroadcastPayload<'a> {
+    #[serde(borrow)]
+    room: Cow<'a, str>,
+    #[serde(borrow)]
+    body: &'a RawValue,
+    #[serde(borrow, default)]
+    key: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct AuthPayload<'a> {
+    #[serde(borrow)]
+    token: Cow<'a, str>,
+}
+
+type Refusal = (ErrorCode, Cow<'static, str>);
+
+fn parse_message(kind: &str, payload: Option<&RawValue>) -> Result<ClientMessage, Refusal> {
+    match kind {
+        "join" => {
+            let JoinPayload { room, since } = read(payload)?;
+            Ok(ClientMessage::Join { room: room_of(&room)?, since: since.map(since_of).transpose()? })
+        }
+        "leave" => {
+            let RoomPayload { room } = read(payload)?;
+            Ok(ClientMessage::Leave { room: room_of(&room)? })
+        }
+        "broadcast" => {
+            let BroadcastPayload { room, body, key } = read(payload)?;
+            let key = Key::try_new(key.as_deref().unwrap_or_default())
+                .map_err(|error| (ErrorCode::BadMessage, error.to_string().into()))?;
+            Ok(ClientMessage::Broadcast { room: room_of(&room)?, body: body.get().into(), key })
+        }
+        "auth" => {
+            let AuthPayload { token } = read(payload)?;
+            Ok(ClientMessage::Auth { token: token.into() })
+        }
+        "ping" => Ok(ClientMessage::Ping),
+        _ => Err((ErrorCode::UnknownType, "no such type of message".into())),
+    }
+}
+
+fn read<'a, T: Deserialize<'a>>(payload: Option<&'a RawValue>) -> Result<T, Refusal> {
+    let payload = payload.ok_or((ErrorCode::BadMessage, Cow::Borrowed("payload is missing")))?;
+    // A wrong type's message quotes what the client sent, which is no more than it may send.
+    serde_json::from_str(payload.get()).map_err(|error| (ErrorCode::BadMessage, format!("payload: {error}").into()))
+}
+
+fn room_of(name: &str) -> Result<Room, Refusal> {
+    Room::try_new(name).map_err(|error| (ErrorCode::BadRoom, error.to_string().into()))
+}
+
+fn since_of(since: SincePayload<'_>) -> Result<Since, Refusal> {
+    match since {
+        SincePayload { epoch: Some(epoch), seq: Some(seq), last: None } => {
+            Ok(Since::Position(Position::new(&epoch, seq)))
+        }
+        SincePayload { epoch: None, seq: None, last: Some(last) } => Ok(Since::Last(last)),
+        _ => Err((ErrorCode::BadMessage, "since is either an epoch and a seq, or last".into())),
+    }
+}
+
+/// Told apart: not JSON at all, and JSON that is no message.
+fn malformed_outer(text: &str, error: &serde_json::Error) -> Malformed {
+    if serde_json::from_str::<&RawValue>(text).is_err() {
+        return Malformed { id: None, code: ErrorCode::BadJson, text: "not JSON".into() };
+    }
+    bad_message(None, error.to_string())
+}
+
+fn bad_message(id: Option<Box<str>>, text: String) -> Malformed {
+    Malformed { id, code: ErrorCode::BadMessage, text: text.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn room(name: &str) -> Room {
+        Room::try_new(name).unwrap()
+    }
+
+    fn code(text: &str) -> ErrorCode {
+        Request::parse(text).unwrap_err().code
+    }
+
+    #[test]
+    fn every_message_of_the_page_is_understood() {
+        let parse = |text| Request::parse(text).unwrap().message;
+        assert_eq!(
+            parse(r#"{"type":"join","id":"1","payload":{"room":"order-42"}}"#),
+            ClientMessage::Join { room: room("order-42"), since: None }
+        );
+        assert_eq!(
+            parse(
+                r#"{"type":"join","id":"2","payload":{"room":"order-42","since":{"epoch":"k3f9","seq":17},"grant":"v1"}}"#
+            ),
+            ClientMessage::Join { room: room("order-42"), since: Some(Since::Position(Position::new("k3f9", 17))) }
+        );
+        assert_eq!(
+            parse(r#"{"type":"join","payload":{"room":"order-42","since":{"last":20}}}"#),
+            ClientMessage::Join { room: room("order-42"), since: Some(Since::Last(20)) }
+        );
+        assert_eq!(
+            parse(r#"{"type":"leave","id":"4","payload":{"room":"order-42"}}"#),
+            ClientMessage::Leave { room: room("order-42") }
+        );
+        assert_eq!(
+            parse(r#"{"type":"auth","id":"6","payload":{"token":"abc"}}"#),
+            ClientMessage::Auth { token: "abc".into() }
+        );
+        assert_eq!(parse(r#"{"type":"ping","id":"7","else":[1]}"#), ClientMessage::Ping);
+    }
+
+    #[test]
+    fn a_body_is_kept_byte_for_byte() {
+        for body in [r#"{"a" : 1.0, "a":12345678901234567890123}"#, r#""\u00e9\/🦀""#, "1e5", "null", "[ ]"] {
+            let text = format!(r#"{{"type":"broadcast","payload":{{"room":"r","body":{body},"key":"k"}}}}"#);
+            let Ok(Request { message: ClientMessage::Broadcast { body: got, .. }, .. }) = Request::parse(&text) else {
+                panic!("{text}")
+            };
+            assert_eq!(&*got, body);
+        }
+    }
+
+    #[test]
+    fn what_is_malformed_is_named() {
+        assert_eq!(code("{"), ErrorCode::BadJson);
+        assert_eq!(code(""), ErrorCode::BadJson);
+        assert_eq!(code("[1]"), ErrorCode::BadMessage);
+        assert_eq!(code(r#"{"id":"1"}"#), ErrorCode::BadMessage);
+        assert_eq!(code(r#"{"type":"ping","id":7}"#), ErrorCode::BadMessage);
+        assert_eq!(code(r#"{"type":"dance"}"#), ErrorCode::UnknownType);
+        assert_eq!(code(r#"{"type":"join"}"#), ErrorCode::BadMessage);
+        assert_eq!(code(r#"{"type":"join","payload":{"room":1}}"#), ErrorCode::BadMessage);
+        assert_eq!(code(r#"{"type":"join","payload":{"room":""}}"#), ErrorCode::BadRoom);
+        assert_eq!(code(r#"{"type":"join","payload":{"room":"r","since":{"seq":1}}}"#), ErrorCode::BadMessage);
+        assert_eq!(code(r#"{"type":"broadcast","payload":{"room":"r"}}"#), ErrorCode::BadMessage);
+        let long = format!(r#"{{"type":"ping","id":"{}"}}"#, "i".repeat(65));
+        assert_eq!(code(&long), ErrorCode::BadMessage);
+        let error = Request::parse(r#"{"type":"join","id":"9","payload":{}}"#).unwrap_err();
+        assert_eq!(error.id.as_deref(), Some("9"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_panics(text in "\\PC*") {
+            let _ = Request::parse(&text);
+        }
+
+        #[test]
+        fn broadcasts_survive_the_way(name in "[a-z]{1,20}", body in any::<i64>(), id in prop::option::of("[a-z0-9]{1,64}")) {
+            let message = serde_json::json!({"type": "broadcast", "id": id, "payload": {"room": name, "body": body}});
+            let request = Request::parse(&message.to_string()).unwrap();
+            prop_assert_eq!(request.id.as_deref(), id.as_deref());
+            let sent = ClientMessage::Broadcast { room: room(&name), body: body.to_string().into(), key: None };
+            prop_assert_eq!(request.message, sent);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Assembles an edge, and brings it to an orderly end: unready and refusing new sockets at once, then the sockets, then
+//! hub and links, then the listener.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::Context as _;
+use axum::{Router, routing::get};
+use prometheus_client::registry::Registry;
+use service::{Clock, Lifecycle, accept, files, ops};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    auth::Verifier,
+    authorize::{Authorizer, Backend},
+    close::CloseReason,
+    config::Config,
+    connection::Context,
+    connections::Connections,
+    hub::Hub,
+    metrics::Metrics,
+    outbox,
+    upgrade::{Gate, upgrade},
+    upstream::Upstream,
+};
+
+/// Where an edge listens.
+#[derive(Debug, Clone, Copy)]
+pub struct Bound {
+    pub ws: SocketAddr,
+    pub ops: SocketAddr,
+}
+
+/// Starts an edge on the lifecycle given. Returns once it listens; whether it is ready is told by `/readyz`.
+pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Bound> {
+    let files = files::raise_limit().context("raise the limit of open files")?;
+    let listener = accept::bind(config.listen(), Some(config.send_buffer())).context("bind LISTEN")?;
+    let ops = accept::bind(config.ops_listen(), None).context("bind OPS_LISTEN")?;
+    let bound = Bound { ws: listener.local_addr()?, ops: ops.local_addr()? };
+
+    let mut registry = Registry::default();
+    let metrics = Arc::new(Metrics::default());
+    metrics.register(&mut registry);
+    let authorizer = authorizer(&config, &mut registry)?;
+
+    let connections = Connections::new(config.max_connections(files), metrics.clone());
+    // Hub and links outlive the sockets, which need them to the last.
+    let end = CancellationToken::new();
+    let (hub, shards) = Hub::new(&config.hub(), &connections.spread(), &metrics, &end);
+    for shard in shards {
+        lifecycle.spawn_vital(shard);
+    }
+    let upstream = Upstream::new(config.upstream(), metrics.clone());
+    upstream.spawn(&hub, &connections, lifecycle, &end);
+
+    let context = Arc::new(Context {
+        settings: config.connection(),
+        hub,
+        upstream: upstream.clone(),
+        verifier: verifier(&config),
+        authorizer,
+        connections: connections.clone(),
+        outbox_rules: Arc::new(outbox::Rules { limits: config.outbox_limits(), metrics: metrics.clone() }),
+        metrics,
+        clock: Clock::system(),
+    });
+    let sockets = TaskTracker::new();
+    let gate = Gate { context, origins: config.origins(), lifecycle: lifecycle.clone(), sockets: sockets.clone() };
+    let router = Router::new().route("/ws", get(upgrade)).with_state(gate);
+    let closing = CancellationToken::new();
+    lifecycle.spawn_vital(accept::serve_http1(listener, router, lifecycle.clone(), closing.clone()));
+    lifecycle.spawn(drain(lifecycle.clone(), connections.clone(), sockets, end, closing));
+    ops::spawn(ops, Arc::new(registry), readiness(lifecycle, upstream, connections), lifecycle);
+    tracing::info!(ws = %bound.ws, ops = %bound.ops, "listening");
+    Ok(bound)
+}
+
+/// The order of the end.
+async fn drain(
+    lifecycle: Lifecycle,
+    connections: Arc<Connections>,
+    sockets: TaskTracker,
+    end: CancellationToken,
+    closing: CancellationToken,
+) {
+    lifecycle.drain().cancelled().await;
+    tracing::info!(connections = connections.count(), "draining");
+    connections.finish_all(CloseReason::Restarting);
+    sockets.close();
+    sockets.wait().await;
+    end.cancel();
+    closing.cancel();
+}
+
+fn readiness(lifecycle: &Lifecycle, upstream: Upstream, connections: Arc<Connections>) -> ops::Readiness {
+    let lifecycle = lifecycle.clone();
+    Arc::new(move || {
+        if lifecycle.is_draining() {
+            Err("draining".to_owned())
+        } else if !upstream.ever_linked() {
+            Err("no link to a fanout node yet".to_owned())
+        } else if connections.is_full() {
+            Err("MAX_CONNECTIONS reached".to_owned())
+        } else {
+            Ok(())
+        }
+    })
+}
+
+fn verifier(config: &Config) -> Verifier {
+    Verifier::hs256(config.jwt_secrets(), config.jwt_issuer(), config.jwt_audience())
+}
+
+fn authorizer(config: &Config, registry: &mut Registry) -> anyhow::Result<Authorizer> {
+    let Some(backend) = config.backend() else { return Ok(Authorizer::Claims) };
+    let backend = Backend::new(backend).context("set up the client for BACKEND_URL")?;
+    backend.metrics().register(registry.sub_registry_with_prefix("espigon_edge"));
+    Ok(Authorizer::Backend(backend))
+}

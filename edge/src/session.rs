@@ -1,0 +1,322 @@
+//! The protocol state of one connection, without sockets, tasks or clocks: requests and results go in, actions come
+//! out, and whoever owns the connection carries them out.
+//!
+//! Requests on one room are handled in the order sent; rooms do not wait for each other. A room that waits for the
+//! backend, the hub or a `leave` is *busy* and keeps its later requests in a queue; all queues of a session share a limit.
+
+mod rooms;
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use proto::{Key, Position, Room};
+
+use crate::{
+    authorize::Decision,
+    protocol::{
+        ClientMessage, ErrorCode, Malformed, Request, ServerMessage, Since,
+        server::{Ack, Left},
+    },
+};
+use rooms::{Busy, Membership, RoomState, Rooms, Step, Waiting};
+
+/// Requests of one connection that wait for a busy room, all rooms together.
+const MAX_WAITING: usize = 256;
+
+/// Distinguishes a room's operations, so that the result of a cancelled one is not taken for its successor's.
+pub type OpId = u32;
+
+type Id = Option<Box<str>>;
+
+/// What the owner of the connection is to do.
+#[derive(Debug, PartialEq)]
+pub enum Action {
+    /// Put this frame into the outbox.
+    Send(Bytes),
+    /// Ask whether the user may join; answer by [`Session::authorized`].
+    Authorize { op: OpId, room: Room },
+    /// Make it a member; the hub sends `joined`. Answer by [`Session::joined`].
+    Join { op: OpId, room: Room, id: Id, publish: bool, since: Option<Since> },
+    /// End the membership, or the waiting for it; the hub sends `left`. Answer by [`Session::left`].
+    Leave { op: OpId, room: Room, id: Id, reason: Option<&'static str> },
+    /// Forward a broadcast; answer by [`Session::receipt`].
+    Publish { room: Room, id: Id, body: Box<str>, key: Option<Key> },
+    /// Verify a newer token.
+    Authenticate { id: Id, token: Box<str> },
+}
+
+/// How a join ended at the hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinOutcome {
+    /// `joined` is in the outbox.
+    Joined,
+    /// No fanout node answered in time.
+    Unavailable,
+}
+
+/// How a broadcast ended.
+pub type Receipt = Result<Stored, (ErrorCode, String)>;
+
+/// A broadcast has its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    pub position: Position,
+    pub duplicate: bool,
+}
+
+#[derive(Debug)]
+pub struct Session {
+    rooms: Rooms,
+    /// Rooms that the token itself lets the user join: no one is asked, and they do not count as rooms of the client.
+    automatic: Box<[AutomaticRoom]>,
+    max_rooms: usize,
+    waiting: usize,
+    next_op: OpId,
+}
+
+/// A room joined for the client when it connects (`protocol.md`, section 3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AutomaticRoom {
+    pub room: Room,
+    pub publish: bool,
+}
+
+impl Session {
+    pub fn new(automatic: Vec<AutomaticRoom>, max_rooms: usize) -> Self {
+        Self { rooms: Rooms::default(), automatic: automatic.into(), max_rooms, waiting: 0, next_op: 0 }
+    }
+
+    /// Joins the automatic rooms, each answered by a `joined` of its own, without an id.
+    pub fn auto_join(&mut self, actions: &mut Vec<Action>) {
+        for AutomaticRoom { room, publish } in self.automatic.clone() {
+            self.start_joining(room, None, publish, None, actions);
+        }
+    }
+
+    /// One understood message.
+    pub fn request(&mut self, request: Request, actions: &mut Vec<Action>) {
+        let Request { id, message } = request;
+        match message {
+            ClientMessage::Ping => actions.push(Action::Send(ServerMessage::Pong { id: id.as_deref() }.frame())),
+            ClientMessage::Auth { token } => actions.push(Action::Authenticate { id, token }),
+            ClientMessage::Leave { room } => self.leave(room, id, actions),
+            ClientMessage::Join { room, since } => self.or_wait(room, Waiting::Join { id, since }, actions),
+            ClientMessage::Broadcast { room, body, key } => {
+                self.or_wait(room, Waiting::Broadcast { id, body, key }, actions);
+            }
+        }
+    }
+
+    /// One message that was not understood.
+    pub fn malformed(&mut self, malformed: &Malformed, actions: &mut Vec<Action>) {
+        actions.push(error(malformed.id.as_deref(), malformed.code, &malformed.text, None));
+    }
+
+    /// The answer to [`Action::Authorize`].
+    pub fn authorized(&mut self, op: OpId, room: &Room, decision: Decision, actions: &mut Vec<Action>) {
+        let Some(Step::Authorizing { id, since }) = self.take_step(op, room) else { return };
+        let code = match decision {
+            Decision::Allowed { publish } => {
+                self.start_joining(room.clone(), id, publish, since, actions);
+                return;
+            }
+            Decision::Denied => ErrorCode::NotAuthorized,
+            Decision::Unavailable => ErrorCode::AuthorizationUnavailable,
+        };
+        let text = match decision {
+            Decision::Denied => format!("you may not join {room}"),
+            _ => "the backend did not answer whether you may join".to_owned(),
+        };
+        actions.push(error(id.as_deref(), code, &text, Some(room)));
+        // A *no* ends a membership; no answer does not.
+        if decision == Decision::Denied && self.rooms.membership(room).is_some() {
+            self.start_leaving(room, None, Some(ErrorCode::NotAuthorized.as_str()), actions);
+        } else {
+            self.resume(room, actions);
+        }
+    }
+
+    /// The answer to [`Action::Join`].
+    pub fn joined(&mut self, op: OpId, room: &Room, outcome: JoinOutcome, actions: &mut Vec<Action>) {
+        let Some(Step::Joining { id, publish }) = self.take_step(op, room) else { return };
+        match outcome {
+            JoinOutcome::Joined => {
+                self.rooms.state(room).membership = Some(Membership { publish });
+            }
+            JoinOutcome::Unavailable => {
+                actions.push(error(id.as_deref(), ErrorCode::Unavailable, "no fanout node answers", Some(room)));
+            }
+        }
+        self.resume(room, actions);
+    }
+
+    /// The answer to [`Action::Leave`].
+    pub fn left(&mut self, op: OpId, room: &Room, actions: &mut Vec<Action>) {
+        let Some(Step::Leaving) = self.take_step(op, room) else { return };
+        self.resume(room, actions);
+    }
+
+    /// The answer to [`Action::Publish`].
+    pub fn receipt(id: Option<&str>, room: &Room, receipt: &Receipt, actions: &mut Vec<Action>) {
+        match (receipt, id) {
+            (Ok(Stored { position, duplicate }), Some(id)) => {
+                let ack = Ack { room, epoch: &position.epoch, seq: position.seq, duplicate: *duplicate };
+                actions.push(Action::Send(ServerMessage::Ack { id, payload: ack }.frame()));
+            }
+            (Ok(_), None) => {}
+            (Err((code, text)), id) => actions.push(error(id, *code, text, Some(room))),
+        }
+    }
+
+    /// Rooms the client is a member of, or waits for.
+    pub fn rooms(&self) -> impl Iterator<Item = &Room> {
+        self.rooms.names()
+    }
+
+    fn or_wait(&mut self, room: Room, request: Waiting, actions: &mut Vec<Action>) {
+        let Some(busy) = self.rooms.busy(&room) else {
+            self.handle(room, request, actions);
+            return;
+        };
+        if self.waiting < MAX_WAITING {
+            busy.queue.push_back(request);
+            self.waiting += 1;
+        } else {
+            let text = "too many requests wait for this room";
+            actions.push(error(request.id(), ErrorCode::RateLimited, text, Some(&room)));
+        }
+    }
+
+    fn handle(&mut self, room: Room, request: Waiting, actions: &mut Vec<Action>) {
+        match request {
+            Waiting::Join { id, since } => self.join(room, id, since, actions),
+            Waiting::Broadcast { id, body, key } => match self.rooms.membership(&room) {
+                Some(Membership { publish: true }) => actions.push(Action::Publish { room, id, body, key }),
+                Some(_) => {
+                    let text = format!("you may only listen in {room}");
+                    actions.push(error(id.as_deref(), ErrorCode::NotAuthorized, &text, Some(&room)));
+                }
+                None => {
+                    let text = format!("join {room} first");
+                    actions.push(error(id.as_deref(), ErrorCode::NotJoined, &text, Some(&room)));
+                }
+            },
+        }
+    }
+
+    fn join(&mut self, room: Room, id: Id, since: Option<Since>, actions: &mut Vec<Action>) {
+        if let Some(automatic) = self.automatic.iter().find(|automatic| automatic.room == room) {
+            let publish = automatic.publish;
+            self.start_joining(room, id, publish, since, actions);
+            return;
+        }
+        let own = self.rooms.names().filter(|name| !self.is_automatic(name)).count();
+        if own >= self.max_rooms && !self.rooms.contains(&room) {
+            let text = format!("at most {} rooms a connection", self.max_rooms);
+            actions.push(error(id.as_deref(), ErrorCode::TooManyRooms, &text, Some(&room)));
+            return;
+        }
+        let op = self.start(&room, Step::Authorizing { id, since });
+        actions.push(Action::Authorize { op, room });
+    }
+
+    fn leave(&mut self, room: Room, id: Id, actions: &mut Vec<Action>) {
+        if self.rooms.busy(&room).is_some_and(|busy| matches!(busy.step, Step::Leaving)) {
+            // One is under way: this one is answered after it, whatever was asked in between.
+            self.cancel_waiting(&room, actions);
+            actions.push(left(id.as_deref(), &room));
+            return;
+        }
+        let joining = self.cancel_step(&room, actions);
+        self.cancel_waiting(&room, actions);
+        if joining || self.rooms.membership(&room).is_some() {
+            self.start_leaving(&room, id, None, actions);
+        } else {
+            self.rooms.forget_if_idle(&room);
+            actions.push(left(id.as_deref(), &room));
+        }
+    }
+
+    /// Cancels the join under way. True if the hub knows of it.
+    fn cancel_step(&mut self, room: &Room, actions: &mut Vec<Action>) -> bool {
+        let Some(busy) = self.rooms.busy(room) else { return false };
+        let step = std::mem::replace(&mut busy.step, Step::Idle);
+        let joining = matches!(step, Step::Joining { .. });
+        if let Step::Authorizing { id, .. } | Step::Joining { id, .. } = step {
+            actions.push(cancelled(id.as_deref(), room));
+        }
+        joining
+    }
+
+    /// Answers what waits behind a join that is cancelled: joins are cancelled as well, and a broadcast comes too early.
+    fn cancel_waiting(&mut self, room: &Room, actions: &mut Vec<Action>) {
+        let Some(queue) = self.rooms.take_queue(room) else { return };
+        self.waiting -= queue.len();
+        for request in queue {
+            match request {
+                Waiting::Join { id, .. } => actions.push(cancelled(id.as_deref(), room)),
+                Waiting::Broadcast { .. } => self.handle(room.clone(), request, actions),
+            }
+        }
+    }
+
+    fn start_joining(&mut self, room: Room, id: Id, publish: bool, since: Option<Since>, actions: &mut Vec<Action>) {
+        let op = self.start(&room, Step::Joining { id: id.clone(), publish });
+        actions.push(Action::Join { op, room, id, publish, since });
+    }
+
+    fn start_leaving(&mut self, room: &Room, id: Id, reason: Option<&'static str>, actions: &mut Vec<Action>) {
+        self.rooms.state(room).membership = None;
+        let op = self.start(room, Step::Leaving);
+        actions.push(Action::Leave { op, room: room.clone(), id, reason });
+    }
+
+    fn start(&mut self, room: &Room, step: Step) -> OpId {
+        self.next_op = self.next_op.wrapping_add(1);
+        let op = self.next_op;
+        let RoomState { busy, .. } = self.rooms.state(room);
+        match busy {
+            Some(busy) => (busy.op, busy.step) = (op, step),
+            None => *busy = Some(Box::new(Busy { op, step, queue: std::collections::VecDeque::new() })),
+        }
+        op
+    }
+
+    /// The step that operation `op` of the room is at; none if it was cancelled.
+    fn take_step(&mut self, op: OpId, room: &Room) -> Option<Step> {
+        let busy = self.rooms.busy(room).filter(|busy| busy.op == op)?;
+        Some(std::mem::replace(&mut busy.step, Step::Idle))
+    }
+
+    /// Goes on with what waits for the room, until it is busy again or nothing is left.
+    fn resume(&mut self, room: &Room, actions: &mut Vec<Action>) {
+        while let Some(busy) = self.rooms.busy(room) {
+            if !matches!(busy.step, Step::Idle) {
+                return;
+            }
+            let Some(request) = busy.queue.pop_front() else {
+                self.rooms.state(room).busy = None;
+                break;
+            };
+            self.waiting -= 1;
+            self.handle(room.clone(), request, actions);
+        }
+        self.rooms.forget_if_idle(room);
+    }
+
+    fn is_automatic(&self, room: &Room) -> bool {
+        self.automatic.iter().any(|automatic| automatic.room == *room)
+    }
+}
+
+fn error(id: Option<&str>, code: ErrorCode, text: &str, room: Option<&Room>) -> Action {
+    Action::Send(ServerMessage::error(id, code, text, room.map(Room::as_str)).frame())
+}
+
+fn cancelled(id: Option<&str>, room: &Room) -> Action {
+    error(id, ErrorCode::Cancelled, "left before it was joined", Some(room))
+}
+
+fn left(id: Option<&str>, room: &Room) -> Action {
+    Action::Send(ServerMessage::Left { id, payload: Left { room, reason: None } }.frame())
+}

@@ -1,0 +1,105 @@
+use std::collections::VecDeque;
+
+use proto::{Key, Room};
+
+use super::{Id, OpId};
+use crate::protocol::Since;
+
+/// The rooms of one session. A few, so a list that is searched beats a map in memory.
+#[derive(Debug, Default)]
+pub(super) struct Rooms(Vec<RoomState>);
+
+#[derive(Debug)]
+pub(super) struct RoomState {
+    room: Room,
+    pub(super) membership: Option<Membership>,
+    pub(super) busy: Option<Box<Busy>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Membership {
+    pub(super) publish: bool,
+}
+
+/// An operation under way, and what waits for its end.
+#[derive(Debug)]
+pub(super) struct Busy {
+    pub(super) op: OpId,
+    pub(super) step: Step,
+    pub(super) queue: VecDeque<Waiting>,
+}
+
+#[derive(Debug)]
+pub(super) enum Step {
+    Authorizing {
+        id: Id,
+        since: Option<Since>,
+    },
+    Joining {
+        id: Id,
+        publish: bool,
+    },
+    Leaving,
+    /// Between two steps.
+    Idle,
+}
+
+#[derive(Debug)]
+pub(super) enum Waiting {
+    Join { id: Id, since: Option<Since> },
+    Broadcast { id: Id, body: Box<str>, key: Option<Key> },
+}
+
+impl Waiting {
+    pub(super) fn id(&self) -> Option<&str> {
+        let (Self::Join { id, .. } | Self::Broadcast { id, .. }) = self;
+        id.as_deref()
+    }
+}
+
+impl Rooms {
+    pub(super) fn names(&self) -> impl Iterator<Item = &Room> {
+        self.0.iter().map(|state| &state.room)
+    }
+
+    pub(super) fn contains(&self, room: &Room) -> bool {
+        self.names().any(|name| name == room)
+    }
+
+    pub(super) fn membership(&self, room: &Room) -> Option<Membership> {
+        self.0.iter().find(|state| state.room == *room)?.membership
+    }
+
+    pub(super) fn busy(&mut self, room: &Room) -> Option<&mut Busy> {
+        self.0.iter_mut().find(|state| state.room == *room)?.busy.as_deref_mut()
+    }
+
+    /// The room's state, made if there is none.
+    pub(super) fn state(&mut self, room: &Room) -> &mut RoomState {
+        let index = self.0.iter().position(|state| state.room == *room).unwrap_or_else(|| {
+            if self.0.is_empty() {
+                // Most sessions have one room, the personal one.
+                self.0.reserve_exact(1);
+            }
+            self.0.push(RoomState { room: room.clone(), membership: None, busy: None });
+            self.0.len() - 1
+        });
+        &mut self.0[index]
+    }
+
+    pub(super) fn take_queue(&mut self, room: &Room) -> Option<VecDeque<Waiting>> {
+        self.busy(room).map(|busy| std::mem::take(&mut busy.queue))
+    }
+
+    /// Forgets a room that is neither joined nor busy, or busy with nothing.
+    pub(super) fn forget_if_idle(&mut self, room: &Room) {
+        let Some(index) = self.0.iter().position(|state| state.room == *room) else { return };
+        let state = &mut self.0[index];
+        if state.busy.as_ref().is_some_and(|busy| matches!(busy.step, Step::Idle) && busy.queue.is_empty()) {
+            state.busy = None;
+        }
+        if state.busy.is_none() && state.membership.is_none() {
+            self.0.swap_remove(index);
+        }
+    }
+}

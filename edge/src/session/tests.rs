@@ -1,0 +1,210 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn room(name: &str) -> Room {
+    Room::try_new(name).unwrap()
+}
+
+/// A session, and the actions it wants done.
+struct Harness {
+    session: Session,
+    actions: Vec<Action>,
+}
+
+impl Harness {
+    fn new() -> Self {
+        let automatic = vec![AutomaticRoom { room: room("user:7"), publish: false }];
+        Self { session: Session::new(automatic, 2), actions: Vec::new() }
+    }
+
+    fn send(&mut self, message: Value) -> &mut Self {
+        match Request::parse(&message.to_string()) {
+            Ok(request) => self.session.request(request, &mut self.actions),
+            Err(malformed) => self.session.malformed(&malformed, &mut self.actions),
+        }
+        self
+    }
+
+    fn join(&mut self, id: &str, name: &str) -> &mut Self {
+        self.send(json!({"type": "join", "id": id, "payload": {"room": name}}))
+    }
+
+    fn broadcast(&mut self, id: &str, name: &str) -> &mut Self {
+        self.send(json!({"type": "broadcast", "id": id, "payload": {"room": name, "body": 1}}))
+    }
+
+    fn leave(&mut self, id: &str, name: &str) -> &mut Self {
+        self.send(json!({"type": "leave", "id": id, "payload": {"room": name}}))
+    }
+
+    /// The messages wanted to be sent, and the other actions in short.
+    fn done(&mut self) -> Vec<String> {
+        self.actions.drain(..).map(|action| describe(&action)).collect()
+    }
+
+    fn op(&self) -> OpId {
+        self.session.next_op
+    }
+
+    fn authorized(&mut self, name: &str, decision: Decision) -> &mut Self {
+        self.session.authorized(self.session.next_op, &room(name), decision, &mut self.actions);
+        self
+    }
+
+    fn joined(&mut self, name: &str) -> &mut Self {
+        self.session.joined(self.session.next_op, &room(name), JoinOutcome::Joined, &mut self.actions);
+        self
+    }
+
+    fn left(&mut self, name: &str) -> &mut Self {
+        self.session.left(self.session.next_op, &room(name), &mut self.actions);
+        self
+    }
+
+    fn member(name: &str, publish: bool) -> Self {
+        let mut harness = Self::new();
+        harness.join("0", name).authorized(name, Decision::Allowed { publish }).joined(name).done();
+        harness
+    }
+}
+
+fn describe(action: &Action) -> String {
+    let id = |id: &Id| id.as_deref().unwrap_or("-").to_owned();
+    match action {
+        Action::Send(frame) => {
+            let start = frame.iter().position(|byte| *byte == b'{').unwrap();
+            let json: Value = serde_json::from_slice(&frame[start..]).unwrap();
+            let kind = json["payload"]["code"].as_str().or(json["type"].as_str()).unwrap().to_owned();
+            format!("{kind} {}", json["id"].as_str().unwrap_or("-"))
+        }
+        Action::Authorize { room, .. } => format!("Authorize {room}"),
+        Action::Join { room, id: i, publish, .. } => format!("Join {room} {} {publish}", id(i)),
+        Action::Leave { room, id: i, reason, .. } => format!("Leave {room} {} {}", id(i), reason.unwrap_or("-")),
+        Action::Publish { room, id: i, .. } => format!("Publish {room} {}", id(i)),
+        Action::Authenticate { id: i, .. } => format!("Authenticate {}", id(i)),
+    }
+}
+
+#[test]
+fn a_join_is_authorized_then_given_to_the_hub() {
+    let mut h = Harness::new();
+    assert_eq!(h.join("1", "a").done(), ["Authorize a"]);
+    assert_eq!(h.authorized("a", Decision::Allowed { publish: true }).done(), ["Join a 1 true"]);
+    assert_eq!(h.joined("a").broadcast("2", "a").done(), ["Publish a 2"]);
+}
+
+#[test]
+fn refusals_and_outages_answer_the_request() {
+    let mut h = Harness::new();
+    assert_eq!(h.join("1", "a").authorized("a", Decision::Denied).done()[1], "not_authorized 1");
+    assert_eq!(h.join("2", "a").authorized("a", Decision::Unavailable).done()[1], "authorization_unavailable 2");
+    h.join("3", "a").authorized("a", Decision::Allowed { publish: true }).done();
+    h.session.joined(h.op(), &room("a"), JoinOutcome::Unavailable, &mut h.actions);
+    assert_eq!(h.done(), ["unavailable 3"]);
+    assert_eq!(h.broadcast("4", "a").done(), ["not_joined 4"]);
+    assert_eq!(h.session.rooms().count(), 0);
+}
+
+#[test]
+fn requests_on_one_room_wait_for_the_join_and_keep_their_order() {
+    let mut h = Harness::new();
+    h.join("1", "a").broadcast("2", "a").broadcast("3", "a").join("4", "b");
+    assert_eq!(h.done(), ["Authorize a", "Authorize b"]);
+    let (op_a, op_b) = (h.op() - 1, h.op());
+    h.session.authorized(op_a, &room("a"), Decision::Allowed { publish: true }, &mut h.actions);
+    h.session.joined(h.op(), &room("a"), JoinOutcome::Joined, &mut h.actions);
+    assert_eq!(h.done(), ["Join a 1 true", "Publish a 2", "Publish a 3"]);
+    h.session.authorized(op_b, &room("b"), Decision::Denied, &mut h.actions);
+    assert_eq!(h.done(), ["not_authorized 4"]);
+}
+
+#[test]
+fn leave_cancels_a_join_that_waits_for_the_backend() {
+    let mut h = Harness::new();
+    h.join("1", "a").broadcast("2", "a").done();
+    let op = h.op();
+    assert_eq!(h.leave("3", "a").done(), ["cancelled 1", "not_joined 2", "left 3"]);
+    h.session.authorized(op, &room("a"), Decision::Allowed { publish: true }, &mut h.actions);
+    assert_eq!(h.done(), [""; 0], "the late answer is ignored");
+    assert_eq!(h.session.rooms().count(), 0);
+}
+
+#[test]
+fn leave_cancels_a_join_that_waits_for_the_hub() {
+    let mut h = Harness::new();
+    h.join("1", "a").authorized("a", Decision::Allowed { publish: true }).done();
+    let op = h.op();
+    assert_eq!(h.leave("2", "a").done(), ["cancelled 1", "Leave a 2 -"]);
+    assert_eq!(h.join("3", "a").done(), [""; 0], "waits for the leave");
+    h.session.joined(op, &room("a"), JoinOutcome::Joined, &mut h.actions);
+    assert_eq!(h.done(), [""; 0], "the late answer is ignored");
+    assert_eq!(h.left("a").done(), ["Authorize a"]);
+}
+
+#[test]
+fn leave_of_a_member_and_of_a_stranger() {
+    let mut h = Harness::member("a", true);
+    assert_eq!(h.leave("1", "a").done(), ["Leave a 1 -"]);
+    assert_eq!(h.left("a").leave("2", "a").done(), ["left 2"]);
+}
+
+#[test]
+fn joining_again_asks_again_and_a_no_ends_the_membership() {
+    let mut h = Harness::member("a", true);
+    assert_eq!(h.join("1", "a").done(), ["Authorize a"]);
+    assert_eq!(h.authorized("a", Decision::Allowed { publish: false }).done(), ["Join a 1 false"]);
+    assert_eq!(h.joined("a").broadcast("2", "a").done(), ["not_authorized 2"], "the right may have changed");
+    h.join("3", "a").done();
+    assert_eq!(h.authorized("a", Decision::Denied).done(), ["not_authorized 3", "Leave a - not_authorized"]);
+    h.left("a");
+    assert_eq!(h.broadcast("4", "a").done(), ["not_joined 4"]);
+}
+
+#[test]
+fn no_answer_leaves_a_member_where_it_is() {
+    let mut h = Harness::member("a", true);
+    h.join("1", "a").authorized("a", Decision::Unavailable).done();
+    assert_eq!(h.broadcast("2", "a").done(), ["Publish a 2"]);
+}
+
+#[test]
+fn automatic_rooms_ask_nobody_do_not_count_and_are_for_listening() {
+    let mut h = Harness::new();
+    h.session.auto_join(&mut h.actions);
+    assert_eq!(h.done(), ["Join user:7 - false"]);
+    assert_eq!(h.joined("user:7").broadcast("1", "user:7").done(), ["not_authorized 1"]);
+    assert_eq!(h.join("2", "user:7").done(), ["Join user:7 2 false"]);
+    h.joined("user:7");
+    assert_eq!(
+        h.join("3", "a").join("4", "b").join("5", "c").done(),
+        ["Authorize a", "Authorize b", "too_many_rooms 5"]
+    );
+    assert_eq!(h.join("6", "a").done(), [""; 0], "a room already there is no further one");
+}
+
+#[test]
+fn the_queue_of_waiting_requests_has_a_limit() {
+    let mut h = Harness::new();
+    h.join("1", "a").done();
+    for _ in 0..MAX_WAITING {
+        assert_eq!(h.broadcast("2", "a").done(), [""; 0]);
+    }
+    assert_eq!(h.broadcast("3", "a").done(), ["rate_limited 3"]);
+    assert_eq!(h.leave("4", "a").done().len(), 1 + MAX_WAITING + 1);
+    assert_eq!(h.session.waiting, 0);
+}
+
+#[test]
+fn pings_receipts_and_malformed_messages_are_answered() {
+    let mut h = Harness::new();
+    assert_eq!(h.send(json!({"type": "ping", "id": "1"})).done(), ["pong 1"]);
+    assert_eq!(h.send(json!({"type": "dance", "id": "2"})).done(), ["unknown_type 2"]);
+    assert_eq!(h.send(json!({"type": "auth", "id": "3", "payload": {"token": "t"}})).done(), ["Authenticate 3"]);
+    let stored = Ok(Stored { position: Position::new("e", 1), duplicate: false });
+    Session::receipt(Some("4"), &room("a"), &stored, &mut h.actions);
+    Session::receipt(None, &room("a"), &stored, &mut h.actions);
+    let unknown = Err((ErrorCode::Unknown, "may have been stored".to_owned()));
+    Session::receipt(None, &room("a"), &unknown, &mut h.actions);
+    assert_eq!(h.done(), ["ack 4", "unknown -"]);
+}

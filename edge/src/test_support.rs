@@ -1,0 +1,22 @@
+//! What unit tests of several modules need.
+
+use std::sync::Arc;
+
+use queues::Limits;
+
+use crate::{
+    auth::UserId,
+    outbox::{Outbox, Rules},
+};
+
+pub(crate) const LIMITS: Limits = Limits { frames: 256, bytes: 1 << 20 };
+
+/// An outbox of the default size.
+pub(crate) fn outbox() -> Arc<Outbox> {
+    outbox_with(LIMITS)
+}
+
+pub(crate) fn outbox_with(limits: Limits) -> Arc<Outbox> {
+    let rules = Rules { limits, metrics: Arc::default() };
+    Arc::new(Outbox::new(UserId::try_new("7").unwrap(), Arc::new(rules)))
+}

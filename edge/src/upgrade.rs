@@ -1,0 +1,202 @@
+//! `GET /ws`: what must hold before a client gets its socket, checked in the order of `protocol.md`, section 1:
+//! request, state of the edge, origin, token.
+
+mod handshake;
+mod refusal;
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, header},
+    response::Response,
+};
+use hyper_util::rt::TokioIo;
+use service::Lifecycle;
+use tokio::net::TcpStream;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    auth::{Claims, Origins, TokenError},
+    close::CloseReason,
+    connection::{self, Context, Guest},
+    connections::Place,
+    outbox::Outbox,
+    protocol::{ErrorCode, SUBPROTOCOL, ServerMessage},
+};
+use handshake::Handshake;
+use refusal::Refusal;
+
+/// What the route needs.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    pub context: Arc<Context>,
+    pub origins: Arc<Origins>,
+    pub lifecycle: Lifecycle,
+    /// The tasks of sockets, from before the 101 on, so that a drain can wait for all of them.
+    pub sockets: TaskTracker,
+}
+
+/// The route's handler.
+pub async fn upgrade(State(gate): State<Gate>, request: Request) -> Response {
+    match gate.admit(request) {
+        Ok(response) => response,
+        Err(refusal) => {
+            gate.context.metrics.refused(refusal.code.as_str());
+            refusal.response()
+        }
+    }
+}
+
+impl Gate {
+    fn admit(&self, mut request: Request) -> Result<Response, Refusal> {
+        let handshake = Handshake::check(&request)?;
+        self.check_state()?;
+        self.check_origin(request.headers())?;
+        let token = handshake.token(&request);
+        let verified = self.verify(token.as_deref());
+        if let Err(refusal) = &verified
+            && !handshake.offers_realtime
+        {
+            return Err(refusal.clone());
+        }
+        let place = self.context.connections.reserve().ok_or(Refusal::OVERLOADED)?;
+        let auto_join = !query_has(&request, "auto_join", "false");
+        let upgraded = hyper::upgrade::on(&mut request);
+        let (context, lifecycle) = (self.context.clone(), self.lifecycle.clone());
+        let tracked = self.sockets.token();
+        self.lifecycle.spawn(async move {
+            match upgraded.await {
+                Ok(upgraded) => {
+                    let guest = verified.map(|claims| guest(claims, token.as_deref(), auto_join));
+                    serve(upgraded, guest, place, context, &lifecycle).await;
+                }
+                Err(error) => tracing::debug!(%error, "upgrade a connection"),
+            }
+            drop(tracked);
+        });
+        Ok(handshake.response())
+    }
+
+    fn check_state(&self) -> Result<(), Refusal> {
+        if self.lifecycle.is_draining() {
+            Err(Refusal::DRAINING)
+        } else if !self.context.upstream.ever_linked() {
+            Err(Refusal::NOT_READY)
+        } else if self.context.connections.is_full() {
+            Err(Refusal::OVERLOADED)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn check_origin(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        let (origin, second) = (origins.next(), origins.next());
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        // An Origin that is no text, or a second one, is nobody's we know.
+        let known = match origin {
+            None => true,
+            Some(origin) => {
+                second.is_none() && origin.to_str().is_ok_and(|origin| self.origins.allows(Some(origin), host))
+            }
+        };
+        if known { Ok(()) } else { Err(Refusal::ORIGIN) }
+    }
+
+    fn verify(&self, token: Option<&str>) -> Result<Claims, Refusal> {
+        let token = token.ok_or(Refusal::TOKEN_MISSING)?;
+        self.context.verifier.verify(token, self.context.clock.unix_secs()).map_err(|error| match error {
+            TokenError::Expired => Refusal::TOKEN_EXPIRED,
+            TokenError::Invalid(reason) => {
+                tracing::debug!(reason, "refuse a token");
+                Refusal::TOKEN_INVALID
+            }
+        })
+    }
+}
+
+fn guest(claims: Claims, token: Option<&str>, auto_join: bool) -> Guest {
+    let id = uuid::Uuid::now_v7().simple().to_string();
+    Guest { id: id.into(), claims: Arc::new(claims), token: token.unwrap_or_default().into(), auto_join }
+}
+
+/// Runs the socket to its end. Without a guest, a browser is told by the socket why it is refused, since it cannot see
+/// a status.
+async fn serve(
+    upgraded: hyper::upgrade::Upgraded,
+    guest: Result<Guest, Refusal>,
+    mut place: Place,
+    context: Arc<Context>,
+    lifecycle: &Lifecycle,
+) {
+    // Our accept loop serves nothing else.
+    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+        tracing::error!("an upgraded connection is not a TCP stream");
+        return;
+    };
+    let (reader, writer) = parts.io.into_inner().into_split();
+    let rules = context.outbox_rules.clone();
+    let outbox = match &guest {
+        Ok(guest) => Arc::new(Outbox::new(guest.claims.user.clone(), rules)),
+        Err(_) => Arc::new(Outbox::nobodys(rules)),
+    };
+    place.fill(outbox.clone());
+    match guest {
+        Ok(guest) => {
+            context.metrics.accepted.inc();
+            // Its handle was not there yet when the drain began.
+            if lifecycle.is_draining() {
+                outbox.finish(CloseReason::Restarting);
+            }
+            connection::run(reader, writer, &parts.read_buf, guest, outbox, context).await;
+        }
+        Err(refusal) => {
+            context.metrics.refused(refusal.code.as_str());
+            outbox.push(ServerMessage::error(None, refusal.code, refusal.text, None).frame());
+            outbox.finish(refusal.close_reason());
+            connection::farewell(reader, writer, &parts.read_buf, &outbox, &context).await;
+        }
+    }
+}
+
+fn query_has(request: &Request, name: &str, value: &str) -> bool {
+    handshake::query(request, name).is_some_and(|given| given == value)
+}
+
+impl Handshake {
+    /// The token, first found: header, subprotocol, query.
+    fn token(&self, request: &Request) -> Option<String> {
+        let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let bearer = header.and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        });
+        let found = bearer.map(str::to_owned).or_else(|| self.bearer.clone());
+        found.or_else(|| handshake::query(request, "token")).filter(|token| !token.is_empty())
+    }
+
+    fn response(&self) -> Response {
+        let mut response = Response::builder()
+            .status(StatusCode::SWITCHING_PROTOCOLS)
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::UPGRADE, "websocket")
+            .header(header::SEC_WEBSOCKET_ACCEPT, &self.accept);
+        if self.offers_realtime {
+            response = response.header(header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
+        }
+        // All parts are valid header values: ours, or base64.
+        response.body(Body::empty()).unwrap_or_else(|_| Refusal::bad_request("bad handshake").response())
+    }
+}
+
+impl Refusal {
+    /// How the socket of a browser that is refused closes.
+    fn close_reason(&self) -> CloseReason {
+        match self.code {
+            ErrorCode::TokenExpired => CloseReason::TokenExpired,
+            _ => CloseReason::TokenInvalid,
+        }
+    }
+}
