@@ -8,6 +8,8 @@ mod context;
 mod conversation;
 mod heartbeat;
 mod read_pump;
+#[cfg(test)]
+mod tests;
 mod write_pump;
 
 use std::{pin::pin, sync::Arc};

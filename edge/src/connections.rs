@@ -111,7 +111,7 @@ pub struct Spread {
 impl Spread {
     pub fn window(&self) -> Duration {
         let connections = self.connections.load(Ordering::Relaxed) as u64;
-        Duration::from_millis(connections / 2).clamp(Duration::from_secs(1), Duration::from_secs(60))
+        Duration::from_millis(connections / 2).clamp(Duration::from_secs(1), Duration::from_mins(1))
     }
 }
 
@@ -144,6 +144,6 @@ mod tests {
         connections.count.store(10_000, Ordering::Relaxed);
         assert_eq!(spread.window(), Duration::from_secs(5));
         connections.count.store(1_000_000, Ordering::Relaxed);
-        assert_eq!(spread.window(), Duration::from_secs(60));
+        assert_eq!(spread.window(), Duration::from_mins(1));
     }
 }

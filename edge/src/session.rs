@@ -99,7 +99,7 @@ impl Session {
         match message {
             ClientMessage::Ping => actions.push(Action::Send(ServerMessage::Pong { id: id.as_deref() }.frame())),
             ClientMessage::Auth { token } => actions.push(Action::Authenticate { id, token }),
-            ClientMessage::Leave { room } => self.leave(room, id, actions),
+            ClientMessage::Leave { room } => self.leave(&room, id, actions),
             ClientMessage::Join { room, since } => self.or_wait(room, Waiting::Join { id, since }, actions),
             ClientMessage::Broadcast { room, body, key } => {
                 self.or_wait(room, Waiting::Broadcast { id, body, key }, actions);
@@ -220,20 +220,20 @@ impl Session {
         actions.push(Action::Authorize { op, room });
     }
 
-    fn leave(&mut self, room: Room, id: Id, actions: &mut Vec<Action>) {
-        if self.rooms.busy(&room).is_some_and(|busy| matches!(busy.step, Step::Leaving)) {
+    fn leave(&mut self, room: &Room, id: Id, actions: &mut Vec<Action>) {
+        if self.rooms.busy(room).is_some_and(|busy| matches!(busy.step, Step::Leaving)) {
             // One is under way: this one is answered after it, whatever was asked in between.
-            self.cancel_waiting(&room, actions);
-            actions.push(left(id.as_deref(), &room));
+            self.cancel_waiting(room, actions);
+            actions.push(left(id.as_deref(), room));
             return;
         }
-        let joining = self.cancel_step(&room, actions);
-        self.cancel_waiting(&room, actions);
-        if joining || self.rooms.membership(&room).is_some() {
-            self.start_leaving(&room, id, None, actions);
+        let joining = self.cancel_step(room, actions);
+        self.cancel_waiting(room, actions);
+        if joining || self.rooms.membership(room).is_some() {
+            self.start_leaving(room, id, None, actions);
         } else {
-            self.rooms.forget_if_idle(&room);
-            actions.push(left(id.as_deref(), &room));
+            self.rooms.forget_if_idle(room);
+            actions.push(left(id.as_deref(), room));
         }
     }
 

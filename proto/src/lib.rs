@@ -22,7 +22,7 @@ pub const PAGE_BYTES: usize = 1 << 20;
 pub const MAX_LINK_MESSAGE_BYTES: usize = 4 << 20;
 
 /// Generated from `proto/`; `tests/bootstrap.rs` keeps it in step.
-#[expect(clippy::all, clippy::pedantic, unused_qualifications, reason = "generated code")]
+#[expect(clippy::all, clippy::pedantic, clippy::allow_attributes, unused_qualifications, reason = "generated code")]
 pub mod wire {
     include!("generated/realtime.v1.rs");
 

@@ -283,11 +283,9 @@ fn millis(duration: Duration) -> u64 {
 /// The next thing that is done; never, while nothing is under way. The list is given back once it is empty.
 async fn next_done(slot: &mut Option<Box<FuturesUnordered<BoxFuture<'static, Done>>>>) -> Done {
     let Some(under_way) = slot else { return pending().await };
-    match under_way.next().await {
-        Some(done) => done,
-        None => {
-            *slot = None;
-            Done::Nothing
-        }
+    if let Some(done) = under_way.next().await {
+        return done;
     }
+    *slot = None;
+    Done::Nothing
 }

@@ -135,7 +135,9 @@ mod tests {
 
     /// A writer that takes everything, and notes each call: the addresses and lengths of the slices.
     #[derive(Default, Clone)]
-    struct Recorder(Arc<Mutex<Vec<Vec<(usize, usize)>>>>);
+    struct Recorder(Arc<Mutex<Vec<Call>>>);
+
+    type Call = Vec<(usize, usize)>;
 
     impl AsyncWrite for Recorder {
         fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
@@ -213,7 +215,7 @@ mod tests {
             // Progress after 6 s moves the deadline; then nothing more is read.
             sleep(Duration::from_secs(6)).await;
             far.read_exact(&mut [0; 4]).await.unwrap();
-            std::future::pending::<()>().await
+            std::future::pending::<()>().await;
         };
         let reason = tokio::select! { reason = pump.run() => reason, () = reading => unreachable!() };
         assert_eq!(reason, CloseReason::WriteTimeout);

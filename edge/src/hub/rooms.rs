@@ -1,4 +1,4 @@
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{cmp::Reverse, collections::VecDeque, sync::Arc, time::Duration};
 
 use ahash::RandomState;
 use bytes::Bytes;
@@ -165,13 +165,13 @@ impl Rooms {
 
     /// The rooms with most members, at most `limit`.
     pub(super) fn top(&self, limit: usize) -> Vec<(Room, usize)> {
-        let mut rooms: Vec<_> = self.slots.iter().flatten().collect();
-        let by_members = |room: &&Box<HubRoom>| std::cmp::Reverse(room.members.len());
+        let rooms = self.slots.iter().flatten();
+        let mut rooms: Vec<_> = rooms.map(|room| (room.members.len(), &room.name)).collect();
         if rooms.len() > limit {
-            rooms.select_nth_unstable_by_key(limit, by_members);
+            rooms.select_nth_unstable_by_key(limit, |(members, _)| Reverse(*members));
             rooms.truncate(limit);
         }
-        rooms.into_iter().map(|room| (room.name.clone(), room.members.len())).collect()
+        rooms.into_iter().map(|(members, name)| (name.clone(), members)).collect()
     }
 
     fn linger_if_empty(&mut self, room: &Room, now: Instant) {
@@ -212,16 +212,11 @@ impl Rooms {
     fn insert(&mut self, room: Room) -> usize {
         let hash = self.hasher.hash_one(room.as_str());
         let state = Some(Box::new(HubRoom::new(room)));
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                self.slots[slot] = state;
-                slot
-            }
-            None => {
-                self.slots.push(state);
-                self.slots.len() - 1
-            }
-        };
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        self.slots[slot] = state;
         let slots = &self.slots;
         let hasher = &self.hasher;
         let rehash = |slot: &usize| slots[*slot].as_ref().map_or(0, |state| hasher.hash_one(state.name.as_str()));

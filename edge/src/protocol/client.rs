@@ -50,7 +50,7 @@ impl Request {
             Some(id) if id.len() > MAX_ID_BYTES => {
                 return Err(bad_message(None, format!("an id has at most {MAX_ID_BYTES} bytes")));
             }
-            id => id.map(|id| id.into()),
+            id => id.map(Into::into),
         };
         match parse_message(&outer.kind, outer.payload) {
             Ok(message) => Ok(Self { id, message }),

@@ -18,7 +18,7 @@ impl Harness {
         Self { session: Session::new(automatic, 2), actions: Vec::new() }
     }
 
-    fn send(&mut self, message: Value) -> &mut Self {
+    fn send(&mut self, message: &Value) -> &mut Self {
         match Request::parse(&message.to_string()) {
             Ok(request) => self.session.request(request, &mut self.actions),
             Err(malformed) => self.session.malformed(&malformed, &mut self.actions),
@@ -27,15 +27,15 @@ impl Harness {
     }
 
     fn join(&mut self, id: &str, name: &str) -> &mut Self {
-        self.send(json!({"type": "join", "id": id, "payload": {"room": name}}))
+        self.send(&json!({"type": "join", "id": id, "payload": {"room": name}}))
     }
 
     fn broadcast(&mut self, id: &str, name: &str) -> &mut Self {
-        self.send(json!({"type": "broadcast", "id": id, "payload": {"room": name, "body": 1}}))
+        self.send(&json!({"type": "broadcast", "id": id, "payload": {"room": name, "body": 1}}))
     }
 
     fn leave(&mut self, id: &str, name: &str) -> &mut Self {
-        self.send(json!({"type": "leave", "id": id, "payload": {"room": name}}))
+        self.send(&json!({"type": "leave", "id": id, "payload": {"room": name}}))
     }
 
     /// The messages wanted to be sent, and the other actions in short.
@@ -198,9 +198,9 @@ fn the_queue_of_waiting_requests_has_a_limit() {
 #[test]
 fn pings_receipts_and_malformed_messages_are_answered() {
     let mut h = Harness::new();
-    assert_eq!(h.send(json!({"type": "ping", "id": "1"})).done(), ["pong 1"]);
-    assert_eq!(h.send(json!({"type": "dance", "id": "2"})).done(), ["unknown_type 2"]);
-    assert_eq!(h.send(json!({"type": "auth", "id": "3", "payload": {"token": "t"}})).done(), ["Authenticate 3"]);
+    assert_eq!(h.send(&json!({"type": "ping", "id": "1"})).done(), ["pong 1"]);
+    assert_eq!(h.send(&json!({"type": "dance", "id": "2"})).done(), ["unknown_type 2"]);
+    assert_eq!(h.send(&json!({"type": "auth", "id": "3", "payload": {"token": "t"}})).done(), ["Authenticate 3"]);
     let stored = Ok(Stored { position: Position::new("e", 1), duplicate: false });
     Session::receipt(Some("4"), &room("a"), &stored, &mut h.actions);
     Session::receipt(None, &room("a"), &stored, &mut h.actions);

@@ -1,0 +1,448 @@
+//! Connections over in-memory pipes with a paused clock; the test plays the client, and the fanout tier.
+
+use std::{
+    collections::HashSet,
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::Mutex,
+    task::{Context as TaskContext, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
+use prost::Message as _;
+use proto::wire;
+use serde_json::{Value, json};
+use service::{Clock, Lifecycle};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex, split},
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Message, protocol::Role},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    auth::{Claims, RoomClaims, UserId, Verifier},
+    authorize::Authorizer,
+    connections::Connections,
+    hub::{self, Hub},
+    interest::{Interest, LinkId, PlacedLink, Placement},
+    metrics::Metrics,
+    outbox::Rules,
+    test_support::{self, LIMITS},
+    upstream::{self, Upstream, discovery::Discovery},
+};
+
+const LINK: LinkId = LinkId(1);
+
+/// An edge without listener and links.
+struct Edge {
+    context: Arc<Context>,
+    lifecycle: Lifecycle,
+}
+
+impl Edge {
+    async fn start() -> Self {
+        let lifecycle = Lifecycle::new();
+        let metrics = Arc::new(Metrics::default());
+        let connections = Connections::new(usize::MAX, metrics.clone());
+        let settings =
+            hub::Settings { shards: 1, linger: Duration::from_secs(5), join_timeout: Duration::from_secs(5) };
+        let (hub, shards) = Hub::new(&settings, &connections.spread(), &metrics, &CancellationToken::new());
+        for shard in shards {
+            lifecycle.spawn(shard);
+        }
+        let links = vec![PlacedLink::new(LINK, "a:1", Arc::new(Interest::new()), true)];
+        hub.place(Arc::new(Placement::new(links))).await;
+        let upstream = upstream::Settings {
+            discovery: Discovery::List(Vec::new()),
+            link_token: None,
+            publish_timeout: Duration::from_secs(5),
+            name: "edge-test".to_owned(),
+            boot: 1,
+        };
+        let context = Context {
+            settings: Settings {
+                ping_period: Duration::from_secs(54),
+                pong_wait: Duration::from_secs(60),
+                write_wait: Duration::from_secs(10),
+                max_message_bytes: 1000,
+                max_rooms: 10,
+            },
+            hub,
+            upstream: Upstream::new(upstream, metrics.clone()),
+            verifier: Verifier::hs256(&[service::settings::Secret::new("secret")], None, None),
+            authorizer: Authorizer::Claims,
+            connections,
+            outbox_rules: Arc::new(Rules { limits: LIMITS, metrics: metrics.clone() }),
+            metrics,
+            clock: Clock::of(|| std::time::UNIX_EPOCH + Duration::from_secs(1000)),
+        };
+        Self { context: Arc::new(context), lifecycle }
+    }
+
+    /// A client whose token is good for an hour, and may join all rooms.
+    fn connect(&self) -> Client {
+        self.connect_with(64 << 10, 3600)
+    }
+
+    fn connect_with(&self, pipe: usize, token_s: i64) -> Client {
+        let (near, far) = duplex(pipe);
+        let (reader, writer) = split(near);
+        let claims = Claims {
+            user: UserId::try_new("7").unwrap(),
+            expires: 1000 + token_s,
+            rooms: RoomClaims::All,
+            auto_join: Box::default(),
+        };
+        let guest = Guest { id: "c".into(), claims: Arc::new(claims), token: "t".into(), auto_join: true };
+        let outbox = Arc::new(Outbox::new(guest.claims.user.clone(), self.context.outbox_rules.clone()));
+        let connection = run(reader, writer, &[], guest, outbox.clone(), self.context.clone());
+        Client { far, outbox, task: self.lifecycle.spawn(connection) }
+    }
+
+    fn state(&self, room: &str, seq: u64) {
+        let position = Some(wire::Position { epoch: "e".to_owned(), seq });
+        self.context.hub.state(LINK, wire::State { room: room.to_owned(), position, complete: true });
+    }
+
+    fn publish(&self, room: &str, seq: u64, body: &'static str) {
+        let body = Bytes::from_static(body.as_bytes());
+        let entry = wire::Entry { from: "8".to_owned(), body, ..wire::Entry::default() };
+        let entries = vec![entry.encode_to_vec().into()];
+        let (room, epoch) = (room.to_owned(), "e".to_owned());
+        self.context.hub.publications(wire::Publications { room, epoch, first_seq: seq, entries });
+    }
+
+    async fn members(&self) -> usize {
+        self.context.hub.top(100).await.iter().map(|(_, members)| members).sum()
+    }
+}
+
+/// The far end of a connection.
+struct Client {
+    far: DuplexStream,
+    outbox: Arc<Outbox>,
+    task: JoinHandle<Option<()>>,
+}
+
+impl Client {
+    async fn open(self) -> Socket {
+        let websocket = WebSocketStream::from_raw_socket(self.far, Role::Client, None).await;
+        Socket { websocket, outbox: self.outbox, task: self.task }
+    }
+}
+
+struct Socket {
+    websocket: WebSocketStream<DuplexStream>,
+    outbox: Arc<Outbox>,
+    task: JoinHandle<Option<()>>,
+}
+
+impl Socket {
+    async fn send(&mut self, message: Value) {
+        self.websocket.send(Message::text(message.to_string())).await.unwrap();
+    }
+
+    /// The next text message.
+    async fn next(&mut self) -> Value {
+        loop {
+            match self.websocket.next().await.unwrap().unwrap() {
+                Message::Text(text) => return serde_json::from_str(&text).unwrap(),
+                Message::Ping(_) | Message::Pong(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    async fn expect(&mut self, kind: &str) -> Value {
+        let message = self.next().await;
+        assert_eq!(message["type"], kind, "{message}");
+        message
+    }
+
+    /// Reads on to the close, and answers it.
+    async fn closed(mut self) -> (u16, String) {
+        loop {
+            match self.websocket.next().await.unwrap().unwrap() {
+                Message::Close(frame) => {
+                    let frame = frame.unwrap();
+                    while self.websocket.next().await.is_some() {}
+                    self.task.await.unwrap();
+                    return (frame.code.into(), frame.reason.to_string());
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conversation() {
+    let edge = Edge::start().await;
+    let mut client = edge.connect().open().await;
+    let welcome = client.expect("welcome").await;
+    assert_eq!(welcome["payload"]["rooms"], json!(["user:7"]));
+    assert_eq!(welcome["payload"]["expires"], 4600);
+    edge.state("user:7", 0);
+    assert_eq!(client.expect("joined").await["payload"]["publish"], false);
+
+    client.send(json!({"type": "join", "id": "1", "payload": {"room": "r"}})).await;
+    client.send(json!({"type": "ping", "id": "2"})).await;
+    assert_eq!(client.expect("pong").await["id"], "2", "rooms do not hold up the rest");
+    edge.state("r", 3);
+    assert_eq!(
+        client.expect("joined").await["payload"],
+        json!({"room": "r", "epoch": "e", "seq": 3, "recovered": false, "publish": true})
+    );
+    edge.publish("r", 4, "[1.0]");
+    assert_eq!(client.expect("message").await["body"].to_string(), "[1.0]");
+
+    client.send(json!({"type": "broadcast", "id": "3", "payload": {"room": "r", "body": 1}})).await;
+    let refused = client.expect("error").await;
+    assert_eq!(refused["payload"]["code"], "unavailable", "there is no fanout node");
+    client.send(json!({"type": "leave", "id": "4", "payload": {"room": "r"}})).await;
+    assert_eq!(client.expect("left").await["id"], "4");
+    client.websocket.close(None).await.unwrap();
+    while client.websocket.next().await.is_some() {}
+    client.task.await.unwrap();
+    assert_eq!(edge.members().await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_join_without_a_fanout_node_is_unavailable_in_time() {
+    let edge = Edge::start().await;
+    let mut client = edge.connect().open().await;
+    client.expect("welcome").await;
+    let start = Instant::now();
+    let error = client.expect("error").await;
+    assert_eq!(
+        (error["payload"]["code"].as_str(), error["payload"]["room"].as_str()),
+        (Some("unavailable"), Some("user:7"))
+    );
+    assert_eq!(start.elapsed().as_secs(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_is_closed_with_4009() {
+    let edge = Edge::start().await;
+    let Client { mut far, task, .. } = edge.connect();
+    let start = Instant::now();
+    // Never read by a WebSocket, so no ping is answered.
+    let mut got = Vec::new();
+    far.read_to_end(&mut got).await.unwrap();
+    task.await.unwrap();
+    // 60 s of silence, then 10 s for the close frame's answer.
+    assert_eq!(start.elapsed().as_secs(), 70);
+    assert!(got.ends_with(&[&[0x88, 14, 0x0f, 0xa9], &b"ping_timeout"[..]].concat()));
+    assert!(got.windows(2).any(|bytes| bytes == [0x89, 0]), "it was pinged");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_answers_pings_stays() {
+    let edge = Edge::start().await;
+    let mut client = edge.connect().open().await;
+    let reading = async {
+        while let Some(Ok(message)) = client.websocket.next().await {
+            assert!(!message.is_close())
+        }
+    };
+    tokio::select! {
+        () = reading => panic!("closed"),
+        () = sleep(Duration::from_mins(30)) => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_token_closes_with_4001_unless_a_newer_one_came() {
+    let edge = Edge::start().await;
+    let start = Instant::now();
+    let (code, reason) = edge.connect_with(64 << 10, 30).open().await.closed().await;
+    assert_eq!((code, &*reason, start.elapsed().as_secs()), (4001, "token_expired", 30));
+
+    let mut client = edge.connect_with(64 << 10, 30).open().await;
+    client.expect("welcome").await;
+    let token = |user: &str| {
+        let claims = json!({"sub": user, "exp": 1000 + 50});
+        let key = jsonwebtoken::EncodingKey::from_secret(b"secret");
+        jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()
+    };
+    client.send(json!({"type": "auth", "id": "1", "payload": {"token": token("8")}})).await;
+    assert_eq!(client.expect("error").await["payload"]["code"], "token_invalid");
+    client.send(json!({"type": "auth", "id": "2", "payload": {"token": token("7")}})).await;
+    assert_eq!(client.expect("authenticated").await["payload"]["expires"], 1050);
+    let start = Instant::now();
+    assert_eq!(client.closed().await.0, 4001);
+    assert_eq!(start.elapsed().as_secs(), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_breaks_the_rules_is_closed_with_its_code() {
+    let edge = Edge::start().await;
+    let mask = [0, 0, 0, 0];
+    let too_long = [&[0x81, 0xfe, 0x04, 0x00][..], &mask, &[b'x'; 1024]].concat();
+    for (bytes, code, word) in [
+        (&[0x82, 0x80, 0, 0, 0, 0][..], 1003u16, "binary"),
+        (&[0x81, 0x81, 0, 0, 0, 0, 0xff], 1007, "bad_utf8"),
+        (&too_long, 1009, "message_too_large"),
+        (&[0x81, 0x01, b'x'], 1002, "protocol_error"),
+        (&[0xf1, 0x80, 0, 0, 0, 0], 1002, "protocol_error"),
+    ] {
+        let Client { mut far, task, .. } = edge.connect();
+        far.write_all(bytes).await.unwrap();
+        let close = [&[0x88, u8::try_from(2 + word.len()).unwrap()][..], &code.to_be_bytes(), word.as_bytes()].concat();
+        let mut got = Vec::new();
+        while !got.ends_with(&close) {
+            assert_ne!(far.read_buf(&mut got).await.unwrap(), 0, "{word}: {got:x?}");
+        }
+        drop(far);
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_peers_close_is_echoed_with_its_code() {
+    let edge = Edge::start().await;
+    for (payload, echo) in
+        [(&[0x03, 0xe8][..], &[0x88, 2, 0x03, 0xe8][..]), (&[], &[0x88, 0]), (&[0x0f, 0xa0], &[0x88, 2, 0x0f, 0xa0])]
+    {
+        let Client { mut far, task, .. } = edge.connect();
+        let header = [0x88, 0x80 | u8::try_from(payload.len()).unwrap(), 0, 0, 0, 0];
+        far.write_all(&[&header, payload].concat()).await.unwrap();
+        let mut got = Vec::new();
+        far.read_to_end(&mut got).await.unwrap();
+        assert!(got.ends_with(echo), "{got:x?}");
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_of_the_client_gets_its_pong_through_the_outbox() {
+    let edge = Edge::start().await;
+    let mut client = edge.connect().open().await;
+    client.expect("welcome").await;
+    client.websocket.send(Message::Ping(Bytes::from_static(b"hello"))).await.unwrap();
+    assert_eq!(client.websocket.next().await.unwrap().unwrap(), Message::Pong(Bytes::from_static(b"hello")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_consumer_is_closed_and_delays_nobody() {
+    let edge = Edge::start().await;
+    let mut fast = edge.connect().open().await;
+    let slow = edge.connect_with(512, 3600);
+    fast.expect("welcome").await;
+    edge.state("user:7", 0);
+    fast.expect("joined").await;
+    // The slow one reads nothing; its personal room is the same.
+    for seq in 1..=1000 {
+        edge.publish("user:7", seq, "1");
+        assert_eq!(fast.expect("message").await["seq"], seq);
+    }
+    assert!(slow.outbox.queue().is_closed());
+    assert_eq!(edge.context.metrics.outboxes_full.get(), 1);
+    // It reads at last: the frame under way in full, then why.
+    let (code, reason) = slow.open().await.closed().await;
+    assert_eq!((code, &*reason), (4008, "slow_consumer"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_sends_what_is_queued_and_then_1012() {
+    let edge = Edge::start().await;
+    let mut client = edge.connect().open().await;
+    client.expect("welcome").await;
+    for _ in 0..100 {
+        client.outbox.push(crate::protocol::frame::text(b"{\"type\":\"x\"}"));
+    }
+    client.outbox.finish(CloseReason::Restarting);
+    for _ in 0..100 {
+        client.expect("x").await;
+    }
+    assert_eq!(client.closed().await, (1012, "restarting".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_answers_the_close_is_let_go() {
+    let edge = Edge::start().await;
+    let client = edge.connect();
+    let start = Instant::now();
+    client.outbox.finish(CloseReason::Restarting);
+    client.task.await.unwrap();
+    assert_eq!(start.elapsed().as_secs(), 10);
+}
+
+/// Counts write calls, and keeps the address of each written slice of the payload's length.
+#[derive(Clone, Default)]
+struct Counter(Arc<Mutex<(usize, HashSet<usize>)>>);
+
+impl AsyncWrite for Counter {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buffer)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        _: &mut TaskContext<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut counted = self.0.lock().unwrap();
+        counted.0 += 1;
+        counted.1.extend(slices.iter().map(|slice| slice.as_ptr().addr()));
+        Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn one_publication_to_a_thousand_members_is_one_encoding_and_a_thousand_writes() {
+    const MEMBERS: usize = 1000;
+    let edge = Edge::start().await;
+    let room = proto::Room::try_new("r").unwrap();
+    let mut joining = Vec::new();
+    let members: Vec<_> = (0..MEMBERS).map(|_| test_support::outbox()).collect();
+    for member in &members {
+        joining.push(edge.context.hub.join(room.clone(), member.clone(), None, true).await);
+    }
+    edge.state("r", 0);
+    for outcome in joining {
+        outcome.await.unwrap();
+    }
+    // Away with `joined`, which is each member's own.
+    let counter = Counter::default();
+    let pump = |counter: &Counter, outbox: Arc<Outbox>| {
+        let counter = counter.clone();
+        edge.lifecycle.spawn(async move {
+            WritePump::new(counter, &outbox, Duration::from_secs(10)).run().await;
+        })
+    };
+    let pumps: Vec<_> = members.iter().map(|member| pump(&counter, member.clone())).collect();
+    while counter.0.lock().unwrap().0 < MEMBERS {
+        tokio::task::yield_now().await;
+    }
+    *counter.0.lock().unwrap() = (0, HashSet::new());
+
+    edge.publish("r", 1, "{\"the\":\"body\"}");
+    while edge.context.metrics.deliveries.get() < MEMBERS as u64 || counter.0.lock().unwrap().0 < MEMBERS {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(edge.context.metrics.publications.get(), 1);
+    let (writes, payloads) = counter.0.lock().unwrap().clone();
+    assert_eq!(writes, MEMBERS);
+    assert_eq!(payloads.len(), 1, "one frame, written by all from the same memory");
+    for (member, pump) in members.iter().zip(pumps) {
+        member.finish(CloseReason::Gone);
+        pump.await.unwrap();
+    }
+}
