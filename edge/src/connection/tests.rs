@@ -70,7 +70,7 @@ impl Edge {
         let context = Context {
             settings: Settings {
                 ping_period: Duration::from_secs(54),
-                pong_wait: Duration::from_secs(60),
+                pong_wait: Duration::from_mins(1),
                 write_wait: Duration::from_secs(10),
                 max_message_bytes: 1000,
                 max_rooms: 10,
@@ -170,14 +170,11 @@ impl Socket {
     /// Reads on to the close, and answers it.
     async fn closed(mut self) -> (u16, String) {
         loop {
-            match self.websocket.next().await.unwrap().unwrap() {
-                Message::Close(frame) => {
-                    let frame = frame.unwrap();
-                    while self.websocket.next().await.is_some() {}
-                    self.task.await.unwrap();
-                    return (frame.code.into(), frame.reason.to_string());
-                }
-                _ => {}
+            if let Message::Close(frame) = self.websocket.next().await.unwrap().unwrap() {
+                let frame = frame.unwrap();
+                while self.websocket.next().await.is_some() {}
+                self.task.await.unwrap();
+                return (frame.code.into(), frame.reason.to_string());
             }
         }
     }
@@ -250,7 +247,7 @@ async fn a_client_that_answers_pings_stays() {
     let mut client = edge.connect().open().await;
     let reading = async {
         while let Some(Ok(message)) = client.websocket.next().await {
-            assert!(!message.is_close())
+            assert!(!message.is_close());
         }
     };
     tokio::select! {
