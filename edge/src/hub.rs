@@ -199,7 +199,7 @@ impl Hub {
     }
 
     fn missed(&self, room: String) {
-        self.metrics.hub_queue_full.inc();
+        self.metrics.shard_full.inc();
         self.shard(&room).overflow.missed(room);
     }
 

@@ -1,19 +1,21 @@
-//! What an edge counts. Handles are made once; to count is one atomic addition. Never a room or user as a label.
+//! What an edge counts. Handles are made once; to count is one atomic addition. Labels take few values, never a room's
+//! or a user's name.
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Registry,
+    registry::{Metric, Registry},
 };
 
 use crate::close::CloseReason;
 
-#[derive(Debug, Default)]
+/// Cached handles. The default counts into nothing that is shown.
+#[derive(Debug)]
 pub struct Metrics {
     pub connections: Gauge,
     pub accepted: Counter,
-    pub refused: Family<CodeLabel, Counter>,
-    pub closed: Family<ReasonLabel, Counter>,
+    refused: Family<CodeLabel, Counter>,
+    closed: Family<ReasonLabel, Counter>,
     pub rooms: Gauge,
     pub members: Gauge,
     pub requests: Counter,
@@ -26,31 +28,41 @@ pub struct Metrics {
     pub frames_written: Counter,
     pub bytes_written: Counter,
     pub writes: Counter,
-    pub outboxes_full: Counter,
-    pub hub_queue_full: Counter,
-    pub link_queue_full: Counter,
+    pub outbox_full: Counter,
+    pub shard_full: Counter,
+    pub link_broadcasts_full: Counter,
+    pub link_inflight_full: Counter,
+    pub session_full: Counter,
     pub links: Gauge,
     pub link_attempts: Counter,
     pub link_losses: Counter,
     pub link_unknown_messages: Counter,
-    pub broadcasts: Family<OutcomeLabel, Counter>,
+    broadcasts: Family<OutcomeLabel, Counter>,
+}
+
+/// A queue, and what becomes of what it cannot take.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FullLabel {
+    queue: &'static str,
+    rule: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct CodeLabel {
-    pub code: &'static str,
+struct CodeLabel {
+    code: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ReasonLabel {
-    pub reason: &'static str,
+struct ReasonLabel {
+    reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct OutcomeLabel {
-    pub outcome: Outcome,
+struct OutcomeLabel {
+    outcome: Outcome,
 }
 
+/// What became of a broadcast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Outcome {
     Stored,
@@ -59,7 +71,49 @@ pub enum Outcome {
     Unknown,
 }
 
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new(&mut Registry::default())
+    }
+}
+
 impl Metrics {
+    /// Registers all of them under `espigon_edge_`.
+    pub fn new(root: &mut Registry) -> Self {
+        let r = root.sub_registry_with_prefix("espigon_edge");
+        let queues: Family<FullLabel, Counter> =
+            add(r, "queue_full", "What a queue could not take, and by which rule it went");
+        let full = |queue, rule| queues.get_or_create_owned(&FullLabel { queue, rule });
+        Self {
+            connections: add(r, "connections", "Sockets open"),
+            accepted: add(r, "accepted", "Sockets that got a welcome"),
+            refused: add(r, "refused", "Sockets refused, by code"),
+            closed: add(r, "closed", "Connections ended, by reason"),
+            rooms: add(r, "rooms", "Rooms in the hub"),
+            members: add(r, "members", "Members of all rooms"),
+            requests: add(r, "requests", "Messages of clients that were understood"),
+            malformed: add(r, "malformed", "Messages of clients that were not"),
+            publications: add(r, "publications", "Publications received that were new"),
+            duplicates: add(r, "duplicates", "Publications received again, dropped"),
+            gaps: add(r, "gaps", "Runs of publications that did not follow on, asked for again"),
+            malformed_entries: add(r, "malformed_entries", "Publications that could not be decoded"),
+            deliveries: add(r, "deliveries", "Frames put into the outboxes of members"),
+            frames_written: add(r, "frames_written", "Frames handed to the kernel"),
+            bytes_written: add(r, "bytes_written", "Bytes handed to the kernel"),
+            writes: add(r, "writes", "Write system calls that handed something to the kernel"),
+            outbox_full: full("outbox", "close_4008"),
+            shard_full: full("shard", "ask_again"),
+            link_broadcasts_full: full("link_broadcasts", "unavailable"),
+            link_inflight_full: full("link_inflight", "unavailable"),
+            session_full: full("session", "rate_limited"),
+            links: add(r, "links", "Links that are up"),
+            link_attempts: add(r, "link_attempts", "Attempts to make a link"),
+            link_losses: add(r, "link_losses", "Links lost"),
+            link_unknown_messages: add(r, "link_unknown_messages", "Messages of links that were not understood"),
+            broadcasts: add(r, "broadcasts", "Broadcasts of clients, by outcome"),
+        }
+    }
+
     pub fn closed(&self, reason: CloseReason) {
         self.closed.get_or_create(&ReasonLabel { reason: reason.label() }).inc();
     }
@@ -68,40 +122,14 @@ impl Metrics {
         self.refused.get_or_create(&CodeLabel { code }).inc();
     }
 
-    /// Registers all of them under `espigon_edge_`. Handles are shared: the registry reads what we count.
-    pub fn register(&self, registry: &mut Registry) {
-        let r = registry.sub_registry_with_prefix("espigon_edge");
-        r.register("connections", "Sockets open", self.connections.clone());
-        r.register("accepted", "Sockets upgraded", self.accepted.clone());
-        r.register("refused", "Sockets refused before or instead of the welcome, by code", self.refused.clone());
-        r.register("closed", "Connections ended, by reason", self.closed.clone());
-        r.register("rooms", "Rooms in the hub", self.rooms.clone());
-        r.register("members", "Members of all rooms", self.members.clone());
-        r.register("requests", "Messages of clients that were understood", self.requests.clone());
-        r.register("malformed", "Messages of clients that were not", self.malformed.clone());
-        r.register("publications", "Publications received that were new", self.publications.clone());
-        r.register("duplicates", "Publications received again, dropped", self.duplicates.clone());
-        r.register("gaps", "Runs of publications that did not follow on, asked for again", self.gaps.clone());
-        r.register("malformed_entries", "Publications that could not be decoded", self.malformed_entries.clone());
-        r.register("deliveries", "Frames put into the outboxes of members", self.deliveries.clone());
-        r.register("frames_written", "Frames handed to the kernel", self.frames_written.clone());
-        r.register("bytes_written", "Bytes handed to the kernel", self.bytes_written.clone());
-        r.register("writes", "Write system calls that handed something to the kernel", self.writes.clone());
-        r.register("outboxes_full", "Outboxes cut because they were full", self.outboxes_full.clone());
-        r.register(
-            "hub_queue_full",
-            "Messages of links dropped at a full shard, and asked for again",
-            self.hub_queue_full.clone(),
-        );
-        r.register("link_queue_full", "Broadcasts refused at a full link queue", self.link_queue_full.clone());
-        r.register("links", "Links that are up", self.links.clone());
-        r.register("link_attempts", "Attempts to make a link", self.link_attempts.clone());
-        r.register("link_losses", "Links lost", self.link_losses.clone());
-        r.register(
-            "link_unknown_messages",
-            "Messages of a link that were not understood",
-            self.link_unknown_messages.clone(),
-        );
-        r.register("broadcasts", "Broadcasts of clients, by outcome", self.broadcasts.clone());
+    pub fn broadcast(&self, outcome: Outcome) {
+        self.broadcasts.get_or_create(&OutcomeLabel { outcome }).inc();
     }
+}
+
+/// A handle that the registry reads as well.
+fn add<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
 }

@@ -41,7 +41,7 @@ impl Outbox {
             Err(PushError::Closed) => false,
             Err(PushError::Full) => {
                 let Limits { frames, bytes } = self.rules.limits;
-                self.rules.metrics.outboxes_full.inc();
+                self.rules.metrics.outbox_full.inc();
                 tracing::warn!(
                     user = self.user(),
                     limit_frames = frames,

@@ -38,8 +38,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     let bound = Bound { ws: listener.local_addr()?, ops: ops.local_addr()? };
 
     let mut registry = Registry::default();
-    let metrics = Arc::new(Metrics::default());
-    metrics.register(&mut registry);
+    let metrics = Arc::new(Metrics::new(&mut registry));
     let authorizer = authorizer(&config, &mut registry)?;
 
     let connections = Connections::new(config.max_connections(files), metrics.clone());

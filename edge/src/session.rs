@@ -4,11 +4,13 @@
 //! Requests on one room are handled in the order sent; rooms do not wait for each other. A room that waits for the
 //! backend, the hub or a `leave` is *busy* and keeps its later requests in a queue; all queues of a session share a limit.
 
+mod automatic;
 mod rooms;
 #[cfg(test)]
 mod tests;
 
 use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
 use proto::{Key, Position, Room};
 
 use crate::{
@@ -18,6 +20,7 @@ use crate::{
         server::{Ack, Left},
     },
 };
+pub use automatic::{AutomaticRoom, AutomaticRooms};
 use rooms::{Busy, Membership, RoomState, Rooms, Step, Waiting};
 
 /// Requests of one connection that wait for a busy room, all rooms together.
@@ -72,18 +75,13 @@ pub struct Session {
     max_rooms: usize,
     waiting: usize,
     next_op: OpId,
-}
-
-/// A room joined for the client when it connects (`protocol.md`, section 3).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AutomaticRoom {
-    pub room: Room,
-    pub publish: bool,
+    /// Counts requests refused because too many wait.
+    full: Counter,
 }
 
 impl Session {
-    pub fn new(automatic: Vec<AutomaticRoom>, max_rooms: usize) -> Self {
-        Self { rooms: Rooms::default(), automatic: automatic.into(), max_rooms, waiting: 0, next_op: 0 }
+    pub fn new(automatic: Vec<AutomaticRoom>, max_rooms: usize, full: Counter) -> Self {
+        Self { rooms: Rooms::default(), automatic: automatic.into(), max_rooms, waiting: 0, next_op: 0, full }
     }
 
     /// Joins the automatic rooms, each answered by a `joined` of its own, without an id.
@@ -182,6 +180,7 @@ impl Session {
             busy.queue.push_back(request);
             self.waiting += 1;
         } else {
+            self.full.inc();
             let text = "too many requests wait for this room";
             actions.push(error(request.id(), ErrorCode::RateLimited, text, Some(&room)));
         }

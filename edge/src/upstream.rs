@@ -29,7 +29,7 @@ use crate::{
     auth::UserId,
     connections::Connections,
     hub::Hub,
-    metrics::{Metrics, Outcome, OutcomeLabel},
+    metrics::{Metrics, Outcome},
     protocol::ErrorCode,
     session::Receipt,
 };
@@ -129,7 +129,7 @@ impl Upstream {
                 Err((ErrorCode::Unknown, _)) => Outcome::Unknown,
                 Err(_) => Outcome::Refused,
             };
-            metrics.broadcasts.get_or_create(&OutcomeLabel { outcome }).inc();
+            metrics.broadcast(outcome);
             receipt
         }
     }
@@ -159,7 +159,7 @@ impl Upstream {
             Broadcast::new(room.clone(), from.clone(), body, key, self.0.settings.publish_timeout);
         broadcasts.try_send(broadcast).map_err(|error| {
             if matches!(error, mpsc::error::TrySendError::Full(_)) {
-                self.0.metrics.link_queue_full.inc();
+                self.0.metrics.link_broadcasts_full.inc();
             }
             (ErrorCode::Unavailable, "the link to the fanout node is busy".to_owned())
         })?;

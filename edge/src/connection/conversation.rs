@@ -23,7 +23,7 @@ use crate::{
         ErrorCode, Request, ServerMessage, frame,
         server::{Authenticated, Welcome},
     },
-    session::{Action, AutomaticRoom, JoinOutcome, OpId, Receipt, Session},
+    session::{Action, AutomaticRooms, JoinOutcome, OpId, Receipt, Session},
 };
 
 /// Requests of one connection under way, of all kinds; with so many it is not read from until some are done.
@@ -86,7 +86,11 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
         let first = rand::rng().random_range(0.5..=1.0);
         let expires = now + context.left_of(&guest.claims);
         let heartbeat = Heartbeat::new(settings.ping_period, settings.pong_wait, first, now, expires);
-        let session = Session::new(automatic_rooms(&guest.claims), settings.max_rooms);
+        let session = Session::new(
+            AutomaticRooms::of(&guest.claims).rooms,
+            settings.max_rooms,
+            context.metrics.session_full.clone(),
+        );
         let timer = Box::pin(sleep_until(heartbeat.deadline()));
         Self { reader, guest, session, outbox, context, heartbeat, timer, pending: None, actions: Vec::new() }
     }
@@ -127,8 +131,8 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
     fn welcome(&mut self) {
         let Context { settings, upstream, connections, .. } = &*self.context;
         let claims = &self.guest.claims;
-        let automatic = automatic_rooms(claims);
-        let rooms: Vec<&str> = automatic.iter().map(|automatic| automatic.room.as_str()).collect();
+        let automatic = AutomaticRooms::of(claims);
+        let rooms: Vec<&str> = automatic.rooms.iter().map(|automatic| automatic.room.as_str()).collect();
         let payload = Welcome {
             connection: &self.guest.id,
             user: &claims.user,
@@ -140,9 +144,9 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
             rooms: &rooms,
         };
         self.outbox.push(ServerMessage::Welcome { payload }.frame());
-        for name in bad_automatic_rooms(claims) {
-            let text = "an automatic room of the token has a bad name";
-            self.outbox.push(ServerMessage::error(None, ErrorCode::BadRoom, text, Some(name)).frame());
+        for (name, code) in &automatic.refused {
+            let text = "the token's automatic room cannot be joined";
+            self.outbox.push(ServerMessage::error(None, *code, text, Some(name)).frame());
         }
     }
 
@@ -262,18 +266,6 @@ impl Context {
         let left = claims.expires.saturating_mul(1000).saturating_sub(self.clock.unix_ms());
         Duration::from_millis(u64::try_from(left).unwrap_or(0).min(YEAR))
     }
-}
-
-/// The personal room, and those that the token names.
-fn automatic_rooms(claims: &Claims) -> Vec<AutomaticRoom> {
-    let personal = AutomaticRoom { room: claims.user.room(), publish: false };
-    let named = claims.auto_join.iter().filter_map(|name| Room::try_new(name).ok());
-    let named = named.filter(|room| *room != personal.room).map(|room| AutomaticRoom { room, publish: true });
-    std::iter::once(personal.clone()).chain(named).collect()
-}
-
-fn bad_automatic_rooms(claims: &Claims) -> Vec<&str> {
-    claims.auto_join.iter().map(|name| &**name).filter(|name| Room::try_new(name).is_err()).collect()
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -342,7 +342,7 @@ async fn a_slow_consumer_is_closed_and_delays_nobody() {
         assert_eq!(fast.expect("message").await["seq"], seq);
     }
     assert!(slow.outbox.queue().is_closed());
-    assert_eq!(edge.context.metrics.outboxes_full.get(), 1);
+    assert_eq!(edge.context.metrics.outbox_full.get(), 1);
     // It reads at last: the frame under way in full, then why.
     let (code, reason) = slow.open().await.closed().await;
     assert_eq!((code, &*reason), (4008, "slow_consumer"));

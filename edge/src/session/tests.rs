@@ -15,7 +15,7 @@ struct Harness {
 impl Harness {
     fn new() -> Self {
         let automatic = vec![AutomaticRoom { room: room("user:7"), publish: false }];
-        Self { session: Session::new(automatic, 2), actions: Vec::new() }
+        Self { session: Session::new(automatic, 2, Counter::default()), actions: Vec::new() }
     }
 
     fn send(&mut self, message: &Value) -> &mut Self {
@@ -191,6 +191,7 @@ fn the_queue_of_waiting_requests_has_a_limit() {
         assert_eq!(h.broadcast("2", "a").done(), [""; 0]);
     }
     assert_eq!(h.broadcast("3", "a").done(), ["rate_limited 3"]);
+    assert_eq!(h.session.full.get(), 1);
     assert_eq!(h.leave("4", "a").done().len(), 1 + MAX_WAITING + 1);
     assert_eq!(h.session.waiting, 0);
 }

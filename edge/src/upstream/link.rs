@@ -160,7 +160,7 @@ impl Link {
         let interest = Arc::new(Interest::new());
         let route = Route { address, interest: interest.clone(), broadcasts, draining: false };
         let up = Up::register(route, links.shared.clone());
-        let inflight = Mutex::new(Inflight::default());
+        let inflight = Mutex::new(Inflight::new(links.shared.metrics.link_inflight_full.clone()));
         let mut sender = Sender { links, outgoing, interest, waiting, inflight: &inflight };
         let error = tokio::select! {
             error = receive(incoming, &up, links, &inflight) => error,

@@ -1,6 +1,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
 use proto::{
     Key, Room,
     wire::{self, LinkErrorCode, receipt::Result as Outcome},
@@ -44,13 +45,19 @@ impl Broadcast {
 }
 
 /// The broadcasts sent on one link whose receipts are awaited.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Inflight {
     next: u64,
     receipts: HashMap<u64, oneshot::Sender<Receipt>>,
+    full: Counter,
 }
 
 impl Inflight {
+    /// `full` counts those refused because too many are under way.
+    pub(super) fn new(full: Counter) -> Self {
+        Self { next: 0, receipts: HashMap::new(), full }
+    }
+
     /// The message to send; `None` if it was refused, or nobody waits for it any more.
     pub(super) fn start(&mut self, broadcast: Broadcast) -> Option<wire::LinkPublish> {
         if self.receipts.len() >= LINK_INFLIGHT {
@@ -58,6 +65,7 @@ impl Inflight {
             self.receipts.retain(|_, receipt| !receipt.is_closed());
         }
         if self.receipts.len() >= LINK_INFLIGHT {
+            self.full.inc();
             broadcast.refuse("too many broadcasts are under way");
             return None;
         }
@@ -127,7 +135,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn receipts_find_their_senders_and_a_lost_link_leaves_it_unknown() {
-        let mut inflight = Inflight::default();
+        let mut inflight = Inflight::new(Counter::default());
         let (first, mut first_receipt) = broadcast();
         let (second, mut second_receipt) = broadcast();
         let first = inflight.start(first).unwrap();
@@ -141,7 +149,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_was_never_sent_is_certainly_not_stored() {
-        let mut inflight = Inflight::default();
+        let mut inflight = Inflight::new(Counter::default());
         let (late, mut receipt) = broadcast();
         tokio::time::advance(Duration::from_secs(6)).await;
         assert!(inflight.start(late).is_none());
@@ -150,7 +158,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn those_under_way_have_a_limit() {
-        let mut inflight = Inflight::default();
+        let mut inflight = Inflight::new(Counter::default());
         let mut waiting = Vec::new();
         for _ in 0..LINK_INFLIGHT {
             let (broadcast, receipt) = broadcast();
@@ -159,6 +167,7 @@ mod tests {
         }
         let (one_more, mut receipt) = broadcast();
         assert!(inflight.start(one_more).is_none());
+        assert_eq!(inflight.full.get(), 1);
         assert_eq!(receipt.try_recv().unwrap().unwrap_err().0, ErrorCode::Unavailable);
         // One whose sender gave up makes room.
         waiting.pop();
