@@ -1,13 +1,41 @@
-//! Redis
+//! Rooms in Redis (≥ 7) or Valkey: what is published is stored and announced by one script, and heard by a connection
+//! that carries nothing else.
+//!
+//! - `publish`: the queue of publications and its task; `commands`: the connection they go over.
+//! - `subscriber`: the connection that hears.
+//! - `fence.lua`, `publish.lua`, `read.lua`, and `script`, their other side; `keys`: all names.
+
 mod address;
-use super::*;
-use crate::metrics::Metrics;
-pub use address::RedisAddress;
-use futures_util::future::BoxFuture;
-use proto::{Position, Room};
-use service::{Lifecycle, settings::Secret};
+mod commands;
+mod connect;
+mod keys;
+mod publish;
+mod script;
+mod subscriber;
+
 use std::sync::Arc;
+
+use futures_util::{FutureExt as _, future::BoxFuture};
+use proto::{Position, Room};
+use redis::{RedisError, RedisResult, Value};
+use service::{Lifecycle, settings::Secret};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+
+pub use self::address::RedisAddress;
+use self::{
+    commands::Commands,
+    connect::Connection,
+    keys::Keys,
+    publish::{Queue, Shared},
+    script::Scripts,
+    subscriber::{Subscriber, Subscriptions},
+};
+use super::{Broker, Events, Health, Keep, NewPublication, Page, PageLimit, Pending, ReadError, ReadFrom, StoreError};
+use crate::metrics::Metrics;
+
+/// Reads under way. Each may hold a page of 1 MiB, and Redis does one at a time anyway.
+const READS: usize = 64;
 
 /// How to reach Redis.
 #[derive(Debug, Clone)]
@@ -15,35 +43,144 @@ pub struct RedisSettings {
     pub address: RedisAddress,
     pub username: Option<String>,
     pub password: Option<Secret>,
+    /// What all names begin with.
     pub prefix: String,
 }
+
+/// See the module. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct Redis(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct Redis;
+struct Inner {
+    shared: Arc<Shared>,
+    commands: Commands,
+    queue: Queue,
+    subscriptions: Arc<Subscriptions>,
+    reads: Semaphore,
+}
+
 impl Redis {
-    pub(crate) fn spawn(
-        _: RedisSettings,
-        _: Keep,
-        _: Arc<dyn Events>,
-        _: &Arc<Metrics>,
-        _: &Lifecycle,
-        _: &CancellationToken,
+    /// Starts its tasks, which end with the token. It is ready once it can store, read and hear.
+    pub fn start(
+        settings: RedisSettings,
+        keep: Keep,
+        events: Arc<dyn Events>,
+        lifecycle: &Lifecycle,
+        end: &CancellationToken,
     ) -> Self {
-        Self
+        Self::spawn(settings, keep, events, &Arc::default(), lifecycle, end)
+    }
+
+    pub(crate) fn spawn(
+        settings: RedisSettings,
+        keep: Keep,
+        events: Arc<dyn Events>,
+        metrics: &Arc<Metrics>,
+        lifecycle: &Lifecycle,
+        end: &CancellationToken,
+    ) -> Self {
+        let keys = Keys::new(settings.prefix.clone(), settings.address.db);
+        let shared = Arc::new(Shared::new(keys.clone(), keep, events, Arc::clone(metrics)));
+        let subscriptions = Arc::new(Subscriptions::new());
+        let commands = Commands::spawn(settings.clone(), keys, Arc::clone(metrics), lifecycle, end.clone());
+        let (queue, pump) = Queue::new(Arc::clone(&shared), commands.clone());
+        let until = end.clone();
+        lifecycle.spawn_vital(async move {
+            until.run_until_cancelled(pump.run()).await;
+        });
+        let (heard, wanted) = (Arc::clone(&shared), Arc::clone(&subscriptions));
+        Subscriber { settings, shared: heard, subscriptions: wanted }.spawn(lifecycle, end.clone());
+        Self(Arc::new(Inner { shared, commands, queue, subscriptions, reads: Semaphore::new(READS) }))
     }
 }
+
+impl Inner {
+    async fn read(&self, room: &Room, from: &ReadFrom, limit: PageLimit) -> Result<Page, ReadError> {
+        let _permit = self.reads.acquire().await.map_err(|_| ReadError)?;
+        let connection = self.commands.connection().ok_or(ReadError)?;
+        let (meta, history) = (self.shared.keys.meta(room), self.shared.keys.history(room));
+        let call = self.shared.scripts.read(&meta, &history, from, limit, self.shared.floor());
+        let mut redis = connection.redis.clone();
+        let mut answer: RedisResult<Value> = call.query_async(&mut redis).await;
+        if answer.as_ref().is_err_and(|error| error.code() == Some("NOSCRIPT")) {
+            let loaded: RedisResult<Vec<String>> = Scripts::load().query_async(&mut redis).await;
+            loaded.map_err(|error| failed(&connection, &error))?;
+            answer = call.query_async(&mut redis).await;
+        }
+        let page = script::page(answer.map_err(|error| failed(&connection, &error))?).ok_or(ReadError)?;
+        self.shared.seen(&page.position);
+        Ok(page)
+    }
+
+    async fn positions(&self, rooms: &[Room]) -> Result<Vec<Option<Position>>, ReadError> {
+        let _permit = self.reads.acquire().await.map_err(|_| ReadError)?;
+        let connection = self.commands.connection().ok_or(ReadError)?;
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("INFO").arg("replication");
+        for room in rooms {
+            pipeline.cmd("HMGET").arg(self.shared.keys.meta(room)).arg("epoch").arg("seq").arg("replid");
+        }
+        let mut redis = connection.redis.clone();
+        let values = redis.send_packed_commands(&pipeline, 0, rooms.len() + 1).await;
+        let mut values = values.map_err(|error| failed(&connection, &error))?.into_iter();
+        let info = values.next().and_then(script::text).ok_or(ReadError)?;
+        let replid = info.lines().find_map(|line| line.strip_prefix("master_replid:")).ok_or(ReadError)?;
+        let positions: Vec<_> = values.map(|value| position(value, replid)).collect::<Result<_, _>>()?;
+        if positions.len() == rooms.len() { Ok(positions) } else { Err(ReadError) }
+    }
+}
+
+/// A room's position from its meta; `None` if it was numbered by another server, and so only a read may tell.
+fn position(meta: Value, replid: &str) -> Result<Option<Position>, ReadError> {
+    let (epoch, seq, of): (Option<String>, Option<u64>, Option<String>) =
+        redis::from_redis_value(meta).map_err(|_| ReadError)?;
+    Ok(match (epoch, seq, of) {
+        (None, ..) => Some(Position::default()),
+        (Some(epoch), Some(seq), Some(of)) if of == replid => Some(Position::new(&epoch, seq)),
+        _ => None,
+    })
+}
+
+/// Tells of a read that failed. One without an answer in time takes the connection with it.
+fn failed(connection: &Connection, error: &RedisError) -> ReadError {
+    tracing::warn!(%error, "read from Redis");
+    if error.is_timeout() {
+        connection.cut();
+    }
+    ReadError
+}
+
 impl Broker for Redis {
-    fn publish(&self, _: NewPublication) -> Result<Pending, StoreError> {
-        Err(StoreError::Unavailable)
+    fn publish(&self, publication: NewPublication) -> Result<Pending, StoreError> {
+        self.0.queue.push(publication)
     }
-    fn subscribe(&self, _: &Room) {}
-    fn unsubscribe(&self, _: &Room) {}
-    fn read(&self, _: Room, _: ReadFrom, _: PageLimit) -> BoxFuture<'static, Result<Page, ReadError>> {
-        Box::pin(async { Err(ReadError) })
+
+    fn subscribe(&self, room: &Room) {
+        self.0.subscriptions.set(room, true);
     }
-    fn positions(&self, _: Vec<Room>) -> BoxFuture<'static, Result<Vec<Option<Position>>, ReadError>> {
-        Box::pin(async { Err(ReadError) })
+
+    fn unsubscribe(&self, room: &Room) {
+        self.0.subscriptions.set(room, false);
     }
+
+    fn read(&self, room: Room, from: ReadFrom, limit: PageLimit) -> BoxFuture<'static, Result<Page, ReadError>> {
+        let inner = Arc::clone(&self.0);
+        async move { inner.read(&room, &from, limit).await }.boxed()
+    }
+
+    fn positions(&self, rooms: Vec<Room>) -> BoxFuture<'static, Result<Vec<Option<Position>>, ReadError>> {
+        let inner = Arc::clone(&self.0);
+        async move { inner.positions(&rooms).await }.boxed()
+    }
+
     fn health(&self) -> Health {
-        Health { kind: "redis", store: None, ready: false, heard_ms_ago: 0 }
+        let connected = self.0.commands.connected();
+        Health {
+            kind: "redis",
+            ready: connected.is_some() && self.0.subscriptions.is_connected(),
+            store: connected.map(|connected| connected.store),
+            heard_ms_ago: self.0.subscriptions.heard_ms_ago(),
+        }
     }
 }

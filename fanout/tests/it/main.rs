@@ -3,5 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod api;
+mod contract;
 mod link;
+mod memory;
+mod redis;
+mod redis_node;
+mod redis_server;
+mod subject;
 mod support;

@@ -59,9 +59,14 @@ impl Node {
 
     /// Ends the node; every task must end by itself.
     pub(crate) async fn finish(self) {
-        assert!(soon("the end", self.lifecycle.finish(PATIENCE)).await);
-        assert_eq!(self.lifecycle.tasks(), 0);
+        finish(&self.lifecycle).await;
     }
+}
+
+/// Ends what runs on the lifecycle; every task must end by itself.
+pub(crate) async fn finish(lifecycle: &Lifecycle) {
+    assert!(soon("the end", lifecycle.finish(10 * PATIENCE)).await);
+    assert_eq!(lifecycle.tasks(), 0);
 }
 
 /// The far end of a link.

@@ -1,0 +1,109 @@
+//! Names of keys and channels. All of a room share a hash tag, so that they live on one node of a Cluster.
+
+use std::borrow::Cow;
+
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use proto::{Key, Room};
+
+/// Would end the sender, or begin an escape: so no two pairs of sender and key meet.
+const IN_SENDER: &AsciiSet = &CONTROLS.add(b':').add(b'%');
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    prefix: String,
+    db: u32,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: String, db: u32) -> Self {
+        Self { prefix, db }
+    }
+
+    /// Hash: epoch, seq, prev, replication ID.
+    pub(super) fn meta(&self, room: &Room) -> String {
+        format!("{}:{{{}}}:meta", self.prefix, escape(room))
+    }
+
+    /// Stream: the publications kept.
+    pub(super) fn history(&self, room: &Room) -> String {
+        format!("{}:{{{}}}:history", self.prefix, escape(room))
+    }
+
+    /// String: the position of the publication with this key.
+    pub(super) fn key(&self, room: &Room, sender: &str, key: &Key) -> String {
+        let sender = utf8_percent_encode(sender, IN_SENDER);
+        format!("{}:{{{}}}:key:{sender}:{key}", self.prefix, escape(room))
+    }
+
+    /// Where a room's publications are announced. Channels know no databases, so the name does.
+    pub(super) fn channel(&self, room: &Room) -> String {
+        format!("{}:{}:{{{}}}", self.prefix, self.db, escape(room))
+    }
+
+    /// String: who the store is.
+    pub(super) fn identity(&self) -> String {
+        format!("{}:identity", self.prefix)
+    }
+
+    /// The room that is announced on a channel; `None` if it is none of ours.
+    pub(super) fn room_of(&self, channel: &str) -> Option<Room> {
+        let rest = channel.strip_prefix(&self.prefix)?.strip_prefix(':')?;
+        let (db, rest) = rest.split_once(":{")?;
+        if db.parse() != Ok(self.db) {
+            return None;
+        }
+        let name = percent_decode_str(rest.strip_suffix('}')?).decode_utf8().ok()?;
+        Room::try_new(&name).ok()
+    }
+}
+
+fn escape(room: &Room) -> Cow<'_, str> {
+    if room.contains(['{', '}', '%']) {
+        // `%` first, so that no escape is escaped.
+        room.replace('%', "%25").replace('{', "%7B").replace('}', "%7D").into()
+    } else {
+        Cow::Borrowed(room.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn keys() -> Keys {
+        Keys::new("rt".to_owned(), 3)
+    }
+
+    #[test]
+    fn names_are_as_written() {
+        let room = Room::try_new("a{b}%c").unwrap();
+        assert_eq!(keys().meta(&Room::try_new("é🦀:").unwrap()), "rt:{é🦀:}:meta");
+        let key = Key::try_new("k:1").unwrap().unwrap();
+        assert_eq!(keys().meta(&room), "rt:{a%7Bb%7D%25c}:meta");
+        assert_eq!(keys().history(&room), "rt:{a%7Bb%7D%25c}:history");
+        assert_eq!(keys().key(&room, "a:b%", &key), "rt:{a%7Bb%7D%25c}:key:a%3Ab%25:k:1");
+        assert_eq!(keys().channel(&room), "rt:3:{a%7Bb%7D%25c}");
+        for foreign in ["rt:2:{a}", "xx:3:{a}", "rt:3:{a", "rt:3:{}", "rt:{a}:meta"] {
+            assert_eq!(keys().room_of(foreign), None, "{foreign}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_channel_names_its_room(name in "\\PC{1,40}") {
+            if let Ok(room) = Room::try_new(&name) {
+                prop_assert_eq!(keys().room_of(&keys().channel(&room)), Some(room));
+            }
+        }
+
+        #[test]
+        fn no_two_pairs_of_sender_and_key_meet(a in "[a:%3A]{1,4}", b in "[a:%3A]{1,4}", k in "[a:%3A]{1,4}", l in "[a:%3A]{1,4}") {
+            let room = Room::try_new("r").unwrap();
+            let name = |sender: &str, key: &str| keys().key(&room, sender, &Key::try_new(key).unwrap().unwrap());
+            prop_assert_eq!((&a, &k) == (&b, &l), name(&a, &k) == name(&b, &l));
+        }
+    }
+}

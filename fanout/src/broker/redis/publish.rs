@@ -1,0 +1,217 @@
+//! The way of publications to Redis: one bounded queue, one task, which sends what waits in batches, several under way.
+//! Order is that of the queue: batches go over one connection, and what was refused unread goes again before anything
+//! newer.
+
+mod batch;
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use ahash::RandomState;
+use hashbrown::HashMap;
+use proto::{Position, Room};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, interval, sleep_until},
+};
+
+use self::batch::{Batch, Batches};
+use super::{commands::Commands, keys::Keys, script::Scripts};
+use crate::{
+    broker::{Announcement, Events, Keep, NewPublication, Pending, Receipt, StoreError},
+    metrics::Metrics,
+};
+
+/// Publications that wait for Redis, or for its answer.
+const QUEUE_ITEMS: usize = 16 << 10;
+
+/// Bytes of their entries.
+const QUEUE_BYTES: usize = 64 << 20;
+
+/// Publications of one call of the script: longer calls would hold Redis up for everybody.
+pub(super) const CALL: usize = 32;
+
+/// Publications of one batch, which is one pipeline: one round trip.
+pub(super) const BATCH: usize = 8 * CALL;
+
+/// Batches under way: while Redis works on one, the next is made and the last one's receipts are handed out.
+const DEPTH: usize = 4;
+
+/// At least so long between two batches that are not full. The first after a pause goes at once; under load, publications
+/// share round trips.
+const PACE: Duration = Duration::from_millis(1);
+
+/// How long receipts wait before they are said as announcements; the real ones should be there by then.
+const SAY_RECEIPTS: Duration = Duration::from_millis(250);
+
+/// One publication and who waits for its receipt.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) publication: NewPublication,
+    receipt: oneshot::Sender<Result<Receipt, StoreError>>,
+}
+
+/// What the queue's two ends share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) keys: Keys,
+    pub(super) keep: Keep,
+    pub(super) scripts: Scripts,
+    pub(super) events: Arc<dyn Events>,
+    pub(super) metrics: Arc<Metrics>,
+    /// Highest generation ever seen: a new epoch is above it, even on a server whose clock is behind.
+    floor: AtomicU64,
+    items: AtomicUsize,
+    bytes: AtomicUsize,
+    /// The last of each room since they were said.
+    receipts: Mutex<HashMap<Room, Position, RandomState>>,
+}
+
+impl Shared {
+    pub(super) fn new(keys: Keys, keep: Keep, events: Arc<dyn Events>, metrics: Arc<Metrics>) -> Self {
+        let (items, bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (scripts, floor, receipts) = (Scripts::new(), AtomicU64::new(0), Mutex::default());
+        Self { keys, keep, scripts, events, metrics, floor, items, bytes, receipts }
+    }
+
+    pub(super) fn floor(&self) -> u64 {
+        self.floor.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of an epoch.
+    pub(super) fn seen(&self, position: &Position) {
+        self.floor.fetch_max(position.epoch.generation(), Ordering::Relaxed);
+    }
+
+    fn receipts(&self) -> MutexGuard<'_, HashMap<Room, Position, RandomState>> {
+        self.receipts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A receipt is an announcement for the node that got it: should Redis's own have been lost, the room is read.
+    /// Said a little later, since that one is on another connection, and a gap is not to be seen where none is.
+    fn say_receipts(&self) {
+        let receipts = std::mem::take(&mut *self.receipts());
+        for (room, position) in receipts {
+            self.events.announced(Announcement { room, position, entry: None });
+        }
+    }
+
+    /// Hands a receipt to who waits for it.
+    fn settle(&self, job: Job, result: Result<Receipt, StoreError>) {
+        let NewPublication { room, entry, .. } = job.publication;
+        self.items.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(entry.len(), Ordering::Relaxed);
+        self.metrics.broker_queue_items.dec();
+        if let Ok(Receipt { position, .. }) = &result {
+            self.seen(position);
+            self.receipts().insert(room, position.clone());
+        }
+        // Who waited may have gone.
+        let _ = job.receipt.send(result);
+    }
+}
+
+/// The near end.
+#[derive(Debug)]
+pub(super) struct Queue {
+    shared: Arc<Shared>,
+    sender: mpsc::Sender<Job>,
+}
+
+impl Queue {
+    /// With the far end, to be run.
+    pub(super) fn new(shared: Arc<Shared>, commands: Commands) -> (Self, Pump) {
+        let (sender, jobs) = mpsc::channel(QUEUE_ITEMS);
+        (Self { shared: Arc::clone(&shared), sender }, Pump { shared, commands, jobs })
+    }
+
+    pub(super) fn push(&self, publication: NewPublication) -> Result<Pending, StoreError> {
+        let shared = &self.shared;
+        let bytes = publication.entry.len();
+        let full = shared.items.load(Ordering::Relaxed) >= QUEUE_ITEMS
+            || shared.bytes.load(Ordering::Relaxed) + bytes > QUEUE_BYTES;
+        let (receipt, pending) = oneshot::channel();
+        if full {
+            shared.metrics.broker_full.inc();
+            return Err(StoreError::Busy);
+        }
+        shared.items.fetch_add(1, Ordering::Relaxed);
+        shared.bytes.fetch_add(bytes, Ordering::Relaxed);
+        shared.metrics.broker_queue_items.inc();
+        match self.sender.try_send(Job { publication, receipt }) {
+            Ok(()) => Ok(Pending::Waiting(pending)),
+            Err(error) => {
+                let error = match error {
+                    mpsc::error::TrySendError::Full(_) => StoreError::Busy,
+                    mpsc::error::TrySendError::Closed(_) => StoreError::Unavailable,
+                };
+                shared.items.fetch_sub(1, Ordering::Relaxed);
+                shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
+                shared.metrics.broker_queue_items.dec();
+                shared.metrics.broker_full.inc();
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The far end: the task.
+#[derive(Debug)]
+pub(super) struct Pump {
+    shared: Arc<Shared>,
+    commands: Commands,
+    jobs: mpsc::Receiver<Job>,
+}
+
+impl Pump {
+    /// Runs until dropped.
+    pub(super) async fn run(mut self) {
+        let mut waiting: Vec<Job> = Vec::new();
+        let mut batches = Batches::default();
+        let mut due = Instant::now();
+        let mut say = interval(SAY_RECEIPTS);
+        loop {
+            let place = batches.len() < DEPTH;
+            let room = BATCH - waiting.len();
+            let idle = waiting.is_empty();
+            tokio::select! {
+                biased;
+                answer = batches.first_answer(), if !batches.is_empty() => batches.finish_first(answer, &self.shared).await,
+                _ = say.tick() => self.shared.say_receipts(),
+                count = self.jobs.recv_many(&mut waiting, room), if room > 0 => {
+                    if count == 0 {
+                        return;
+                    }
+                }
+                () = sleep_until(due), if !idle && place => {}
+            }
+            let now = Instant::now();
+            if batches.len() < DEPTH && !waiting.is_empty() && (waiting.len() == BATCH || now >= due) {
+                due = now + PACE;
+                self.send(std::mem::take(&mut waiting), &mut batches).await;
+            }
+        }
+    }
+
+    async fn send(&self, jobs: Vec<Job>, batches: &mut Batches) {
+        let now = Instant::now();
+        let (jobs, late): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.publication.deadline > now);
+        self.refuse(late);
+        match self.commands.connection() {
+            Some(connection) => batches.push(Batch::new(jobs, connection), &self.shared).await,
+            None => self.refuse(jobs),
+        }
+    }
+
+    /// They were not sent.
+    fn refuse(&self, jobs: Vec<Job>) {
+        for job in jobs {
+            self.shared.settle(job, Err(StoreError::Unavailable));
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! A Redis of the test's own, on a free port, without files; it ends with the test.
+
+use std::{
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+};
+
+use redis::{FromRedisValue, aio::MultiplexedConnection};
+
+use crate::support::soon;
+
+pub(crate) struct RedisServer {
+    child: Child,
+    pub(crate) port: u16,
+    options: Vec<&'static str>,
+}
+
+impl RedisServer {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    pub(crate) async fn start_with(options: &[&'static str]) -> Self {
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let mut server = Self { child: spawn(port, options), port, options: options.to_vec() };
+        server.ready().await;
+        server
+    }
+
+    /// Kills it without a goodbye.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again on the same port, empty.
+    pub(crate) async fn restart(&mut self) {
+        self.child = spawn(self.port, &self.options);
+        self.ready().await;
+    }
+
+    /// Stops or continues the process: a peer that is there but silent.
+    pub(crate) fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    async fn ready(&mut self) {
+        let port = self.port;
+        soon("redis-server", async {
+            while connect(port).await.is_none() {
+                assert_eq!(self.child.try_wait().unwrap(), None, "redis-server ended");
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    }
+
+    /// Asks it something, over a connection for the purpose.
+    pub(crate) async fn ask<T: FromRedisValue>(&self, command: &[&str]) -> T {
+        let mut connection = connect(self.port).await.unwrap();
+        redis::cmd(command[0]).arg(&command[1..]).query_async(&mut connection).await.unwrap()
+    }
+
+    /// Connections with subscriptions.
+    pub(crate) async fn subscribers(&self) -> usize {
+        self.ask::<String>(&["CLIENT", "LIST", "TYPE", "pubsub"]).await.lines().count()
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(port: u16, options: &[&str]) -> Child {
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+    command.args(["--enable-debug-command", "yes"]).args(options).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .spawn()
+        .unwrap_or_else(|error| panic!("these tests need redis-server (apt-get install redis-server): {error}"))
+}
+
+async fn connect(port: u16) -> Option<MultiplexedConnection> {
+    let client = redis::Client::open(("127.0.0.1", port)).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.ok()?;
+    redis::cmd("PING").query_async::<String>(&mut connection).await.ok()?;
+    Some(connection)
+}
