@@ -1,14 +1,15 @@
-//! Who may join a room (`protocol.md`, section 4): the backend decides, or where there is none, the token's claims.
-//! A user's own room is decided here, before either of them.
-//!
-//! A grant, once there are grants, comes before the backend and gets its own module.
+//! Who may join a room (`protocol.md`, section 4): a grant that says so; else the backend, or where there is none, the
+//! token's claims. A user's own room is decided here, before any of them.
 
 mod backend;
 mod claims;
+mod grant;
 
 use proto::Room;
 
 pub use backend::{Backend, BackendConfig, BackendUrl, ClientError, Metrics};
+use grant::Granted;
+pub use grant::Grants;
 
 use crate::auth::{Claims, UserId};
 
@@ -23,24 +24,70 @@ pub enum Decision {
     Unavailable,
 }
 
-/// Decides about joins. Which of the two is chosen by `BACKEND_URL`.
+/// The decision, and if it is a yes, the same in writing, unless grants are off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admission {
+    pub decision: Decision,
+    pub grant: Option<Box<str>>,
+}
+
+/// Who is asked. Which of the two is chosen by `BACKEND_URL`.
 #[derive(Debug)]
 pub enum Authorizer {
     Backend(Backend),
     Claims,
 }
 
+/// A client that wants to join.
+#[derive(Debug, Clone, Copy)]
+pub struct Applicant<'a> {
+    pub claims: &'a Claims,
+    /// For backends that want to see it.
+    pub token: &'a str,
+    /// What it was given when it joined before.
+    pub grant: Option<&'a str>,
+}
+
 impl Authorizer {
-    /// May this user join this room? A dropped future gives up its place in the queue for the backend.
-    /// `token` is for backends that want to see it.
-    pub async fn authorize(&self, room: &Room, claims: &Claims, token: &str) -> Decision {
+    /// May this client join this room? A dropped future gives up its place in the queue for the backend.
+    pub async fn admit(
+        &self,
+        room: &Room,
+        applicant: Applicant<'_>,
+        grants: Option<&Grants>,
+        now_ms: impl Fn() -> i64,
+    ) -> Admission {
+        let Applicant { claims, token, grant } = applicant;
+        let user = &claims.user;
         if let Some(owner) = UserId::of_room(room) {
-            return own_room(owner, &claims.user);
+            return Admission { decision: own_room(owner, user), grant: None };
         }
-        match self {
-            Self::Backend(backend) => backend.decide(room, &claims.user, token).await,
+        let shown = grants.zip(grant).and_then(|(grants, grant)| grants.read(grant, room, user, now_ms()));
+        if let Some(granted) = shown {
+            return Admission::granted(granted, room, user, grants);
+        }
+        let decision = match self {
+            Self::Backend(backend) => backend.decide(room, user, token).await,
             Self::Claims => claims::decide(room, claims),
+        };
+        match (decision, grants) {
+            (Decision::Allowed { publish }, Some(grants)) => {
+                Admission::granted(grants.fresh(publish, now_ms()), room, user, Some(grants))
+            }
+            (decision, _) => Admission { decision, grant: None },
         }
+    }
+
+    /// Whether a token alone decides, so that a newer one may end memberships.
+    pub fn is_by_claims(&self) -> bool {
+        matches!(self, Self::Claims)
+    }
+}
+
+impl Admission {
+    fn granted(granted: Granted, room: &Room, user: &UserId, grants: Option<&Grants>) -> Self {
+        let grant = grants.and_then(|grants| grants.write(granted, room, user));
+        Self { decision: Decision::Allowed { publish: granted.publish }, grant }
     }
 }
 
@@ -51,15 +98,32 @@ fn own_room(owner: &str, user: &UserId) -> Decision {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use service::settings::Secret;
+
     use super::*;
     use crate::auth::RoomClaims;
+
+    fn room(name: &str) -> Room {
+        Room::try_new(name).unwrap()
+    }
+
+    fn claims(user: &str, rooms: RoomClaims) -> Claims {
+        Claims { user: UserId::try_new(user).unwrap(), expires: 0, rooms, auto_join: Box::default() }
+    }
+
+    async fn admit(name: &str, claims: &Claims, grants: Option<(&Grants, Option<&str>, i64)>) -> Admission {
+        let applicant = Applicant { claims, token: "", grant: grants.and_then(|(_, grant, _)| grant) };
+        let now = grants.map_or(0, |(_, _, now)| now);
+        Authorizer::Claims.admit(&room(name), applicant, grants.map(|(grants, ..)| grants), || now).await
+    }
 
     #[tokio::test]
     async fn a_users_room_is_joined_by_that_user_alone() {
         let star = RoomClaims::Only(["*".into(), "user:8".into()].into());
         for rooms in [RoomClaims::All, star] {
-            let user = UserId::try_new("7").unwrap();
-            let claims = Claims { user, expires: 0, rooms, auto_join: Box::default() };
+            let claims = claims("7", rooms);
             for (name, decision) in [
                 ("user:7", Decision::Allowed { publish: false }),
                 ("user:8", Decision::Denied),
@@ -67,9 +131,34 @@ mod tests {
                 ("user:77", Decision::Denied),
                 ("order-42", Decision::Allowed { publish: true }),
             ] {
-                let room = Room::try_new(name).unwrap();
-                assert_eq!(Authorizer::Claims.authorize(&room, &claims, "").await, decision, "{name}");
+                assert_eq!(admit(name, &claims, None).await, Admission { decision, grant: None }, "{name}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_grant_stands_for_the_answer_and_keeps_its_expiry() {
+        let grants = Grants::new(&[Secret::new("s")], Duration::from_secs(100)).unwrap();
+        let (may, may_not) = (claims("7", RoomClaims::All), claims("7", RoomClaims::Only(Box::default())));
+        let given = admit("r", &may, Some((&grants, None, 1000))).await.grant.unwrap();
+        let again = admit("r", &may_not, Some((&grants, Some(&given), 50_000))).await;
+        assert_eq!(again.decision, Decision::Allowed { publish: true });
+        let second = again.grant.unwrap();
+        let end = 1000 + 100_000;
+        assert_eq!(admit("r", &may_not, Some((&grants, Some(&second), end - 1))).await.decision, again.decision);
+        let denied = Admission { decision: Decision::Denied, grant: None };
+        for (name, grant, now) in [("r", &second, end), ("other", &given, 1001), ("r", &"v1.x".into(), 1001)] {
+            assert_eq!(admit(name, &may_not, Some((&grants, Some(grant), now))).await, denied, "{name}");
+        }
+        let other = claims("8", RoomClaims::Only(Box::default()));
+        assert_eq!(admit("r", &other, Some((&grants, Some(&given), 1001))).await, denied);
+    }
+
+    #[tokio::test]
+    async fn nobody_gets_into_anothers_own_room_by_a_grant() {
+        let grants = Grants::new(&[Secret::new("s")], Duration::from_secs(100)).unwrap();
+        let claims = claims("7", RoomClaims::All);
+        let forged = grants.write(grants.fresh(true, 0), &room("user:8"), &claims.user).unwrap();
+        assert_eq!(admit("user:8", &claims, Some((&grants, Some(&forged), 1))).await.decision, Decision::Denied);
     }
 }

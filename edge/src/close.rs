@@ -17,6 +17,9 @@ pub enum CloseReason {
     TokenInvalid,
     SlowConsumer,
     PingTimeout,
+    TooManyErrors,
+    TooManyConnections,
+    RateLimited,
     /// The connection broke: there is nobody to send a close frame to.
     Gone,
     /// A write made no progress for `WRITE_WAIT`: nor is there here.
@@ -32,12 +35,15 @@ impl CloseReason {
             Self::Binary => 1003,
             Self::BadUtf8 => 1007,
             Self::MessageTooLarge => 1009,
+            Self::TooManyErrors => 1008,
             Self::Internal => 1011,
             Self::Restarting => 1012,
             Self::TokenExpired => 4001,
             Self::TokenInvalid => 4002,
             Self::SlowConsumer => 4008,
             Self::PingTimeout => 4009,
+            Self::TooManyConnections => 4013,
+            Self::RateLimited => 4029,
             Self::Gone | Self::WriteTimeout => return None,
         };
         Some((code, self.label()))
@@ -57,6 +63,9 @@ impl CloseReason {
             Self::TokenInvalid => "token_invalid",
             Self::SlowConsumer => "slow_consumer",
             Self::PingTimeout => "ping_timeout",
+            Self::TooManyErrors => "too_many_errors",
+            Self::TooManyConnections => "too_many_connections",
+            Self::RateLimited => "rate_limited",
             Self::Gone => "gone",
             Self::WriteTimeout => "write_timeout",
         }
@@ -73,6 +82,9 @@ mod tests {
             (CloseReason::Binary, 1003, "binary"),
             (CloseReason::BadUtf8, 1007, "bad_utf8"),
             (CloseReason::MessageTooLarge, 1009, "message_too_large"),
+            (CloseReason::TooManyErrors, 1008, "too_many_errors"),
+            (CloseReason::TooManyConnections, 4013, "too_many_connections"),
+            (CloseReason::RateLimited, 4029, "rate_limited"),
             (CloseReason::Internal, 1011, "internal"),
             (CloseReason::Restarting, 1012, "restarting"),
             (CloseReason::TokenExpired, 4001, "token_expired"),

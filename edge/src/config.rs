@@ -4,24 +4,29 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
 use queues::Limits;
-use service::settings::{self, Common, Secret, duration, listen_address, positive_duration, size};
+use service::settings::{self, Common, Secret, duration, listen_address, positive_duration, rate, size};
 
 use crate::{
-    auth::Origins,
-    authorize::{BackendConfig, BackendUrl},
+    auth::{Origins, Verifier},
+    authorize::{BackendConfig, BackendUrl, Grants},
     connection,
     defaults::RESERVED_FILES,
     hub,
+    keys::KeySet,
+    session,
     upstream::{self, discovery::Discovery},
 };
 
 /// Below so many bytes a secret is too easily guessed (RFC 7518, section 3.2, for HS256).
 const SHORT_SECRET_BYTES: usize = 32;
 
+/// What a grant says cannot be taken back before it ends, but for a removal.
+const MAX_GRANT_TTL: Duration = Duration::from_hours(1);
+
 /// Holds browsers' sockets; meets the fanout tier over gRPC.
 ///
 /// Each setting is a flag and an environment variable. Secrets are environment variables only, or files named by them:
-/// JWT_SECRET or JWT_SECRET_FILE (required; all lines verify), LINK_TOKEN or LINK_TOKEN_FILE.
+/// JWT_SECRET or JWT_SECRET_FILE (required; all lines verify), GRANT_SECRET (default: the first of those), LINK_TOKEN or LINK_TOKEN_FILE.
 #[derive(Debug, Clone, Parser)]
 #[command(version)]
 pub struct Flags {
@@ -113,6 +118,22 @@ pub struct Flags {
     #[arg(long, env, default_value_t = 128, value_parser = positive)]
     pub max_rooms_per_connection: usize,
 
+    /// Sockets of one user on this edge
+    #[arg(long, env, default_value_t = 32, value_parser = positive)]
+    pub max_connections_per_user: usize,
+
+    /// Messages that one client may send in the long run; joins have an allowance of their own
+    #[arg(long, env, default_value = "50/s", value_parser = rate)]
+    pub client_rate: u32,
+
+    /// Messages that one client may send at once; a debt as large again closes it with 4029
+    #[arg(long, env, default_value = "100", value_parser = clap::value_parser!(u32).range(1..))]
+    pub client_burst: u32,
+
+    /// How long a grant stands for the backend's answer, at most 1h; 0s: no grants
+    #[arg(long, env, default_value = "30m", value_parser = duration)]
+    pub grant_ttl: Duration,
+
     /// How long a room that its last member left is kept
     #[arg(long, env, default_value = "5s", value_parser = duration)]
     pub room_linger: Duration,
@@ -123,6 +144,8 @@ pub struct Flags {
 pub struct Secrets {
     /// Each verifies tokens.
     pub jwt: Vec<Secret>,
+    /// Sign grants; if there are none, the JWT secrets do.
+    pub grant: Vec<Secret>,
     pub link_token: Option<Secret>,
 }
 
@@ -136,10 +159,15 @@ pub struct Config {
 
 impl Secrets {
     fn from_environment() -> Result<Self, String> {
-        let jwt = settings::secret("JWT_SECRET")?;
-        let lines = jwt.iter().flat_map(|secret| secret.expose().lines());
-        let jwt = lines.map(str::trim).filter(|line| !line.is_empty()).map(Secret::new).collect();
-        Ok(Self { jwt, link_token: settings::secret("LINK_TOKEN")? })
+        let lines = |secret: Option<Secret>| {
+            let lines = secret.iter().flat_map(|secret| secret.expose().lines());
+            lines.map(str::trim).filter(|line| !line.is_empty()).map(Secret::new).collect()
+        };
+        Ok(Self {
+            jwt: lines(settings::secret("JWT_SECRET")?),
+            grant: lines(settings::secret("GRANT_SECRET")?),
+            link_token: settings::secret("LINK_TOKEN")?,
+        })
     }
 }
 
@@ -163,6 +191,9 @@ impl Config {
         }
         if flags.max_message_bytes > flags.send_queue_bytes {
             return Err("MAX_MESSAGE_BYTES must not be more than SEND_QUEUE_BYTES".to_owned());
+        }
+        if flags.grant_ttl > MAX_GRANT_TTL {
+            return Err("GRANT_TTL must not be more than 1h".to_owned());
         }
         let origins = Origins::parse(flags.ws_origins.as_deref()).map_err(|error| format!("WS_ORIGINS: {error}"))?;
         Ok(Self { flags, secrets, origins: Arc::new(origins) })
@@ -204,16 +235,15 @@ impl Config {
         self.origins.clone()
     }
 
-    pub(crate) fn jwt_secrets(&self) -> &[Secret] {
-        &self.secrets.jwt
+    pub(crate) fn max_connections_per_user(&self) -> usize {
+        self.flags.max_connections_per_user
     }
 
-    pub(crate) fn jwt_issuer(&self) -> Option<&str> {
-        self.flags.jwt_issuer.as_deref()
-    }
-
-    pub(crate) fn jwt_audience(&self) -> Option<&str> {
-        self.flags.jwt_audience.as_deref()
+    pub(crate) fn keys(&self) -> KeySet {
+        let Secrets { jwt, grant, .. } = &self.secrets;
+        let (issuer, audience) = (self.flags.jwt_issuer.as_deref(), self.flags.jwt_audience.as_deref());
+        let signing = if grant.is_empty() { jwt } else { grant };
+        KeySet { verifier: Verifier::hs256(jwt, issuer, audience), grants: Grants::new(signing, self.flags.grant_ttl) }
     }
 
     pub(crate) fn backend(&self) -> Option<BackendConfig> {
@@ -232,7 +262,11 @@ impl Config {
             pong_wait: self.flags.pong_wait,
             write_wait: self.flags.write_wait,
             max_message_bytes: self.flags.max_message_bytes,
-            max_rooms: self.flags.max_rooms_per_connection,
+            session: session::Settings {
+                max_rooms: self.flags.max_rooms_per_connection,
+                rate: self.flags.client_rate,
+                burst: self.flags.client_burst,
+            },
         }
     }
 
@@ -271,7 +305,7 @@ mod tests {
     fn config(args: &[&str]) -> Result<Config, String> {
         let args = std::iter::once("edge").chain(args.iter().copied());
         let flags = Flags::try_parse_from(args).map_err(|error| error.to_string())?;
-        Config::new(flags, Secrets { jwt: vec![Secret::new("s")], link_token: None })
+        Config::new(flags, Secrets { jwt: vec![Secret::new("s")], ..Secrets::default() })
     }
 
     #[test]
@@ -287,6 +321,9 @@ mod tests {
         for (args, name) in [
             (&["--ping-period", "60s"][..], "PING_PERIOD"),
             (&["--write-wait", "50s"], "WRITE_WAIT"),
+            (&["--grant-ttl", "61m"], "GRANT_TTL"),
+            (&["--client-rate", "50"], "--client-rate"),
+            (&["--client-burst", "0"], "--client-burst"),
             (&["--max-message-bytes", "2MiB"], "MAX_MESSAGE_BYTES"),
             (&["--ws-origins", "nonsense"], "WS_ORIGINS"),
             (&["--backend-url", "ftp://x"], "--backend-url"),

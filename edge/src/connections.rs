@@ -1,21 +1,27 @@
 //! The connections that are open: how many, and a handle to each, for what goes to all of them.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use crate::{close::CloseReason, metrics::Metrics, outbox::Outbox};
+use ahash::RandomState;
+
+use crate::{auth::UserId, close::CloseReason, metrics::Metrics, outbox::Outbox};
 
 /// The handles of the open connections.
 #[derive(Debug)]
 pub struct Connections {
     slots: Mutex<Slots>,
     count: Arc<AtomicUsize>,
+    /// How many each user has; no entry is zero.
+    users: Mutex<HashMap<UserId, usize, RandomState>>,
     max: usize,
+    max_per_user: usize,
     metrics: Arc<Metrics>,
 }
 
@@ -30,12 +36,14 @@ struct Slots {
 pub struct Place {
     connections: Arc<Connections>,
     slot: Option<usize>,
+    user: Option<UserId>,
 }
 
 impl Connections {
-    /// `max`: how many may be open.
-    pub fn new(max: usize, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { slots: Mutex::default(), count: Arc::default(), max, metrics })
+    /// `max`: how many may be open, in all and of one user.
+    pub fn new(max: usize, max_per_user: usize, metrics: Arc<Metrics>) -> Arc<Self> {
+        let (slots, count, users) = (Mutex::default(), Arc::default(), Mutex::default());
+        Arc::new(Self { slots, count, users, max, max_per_user, metrics })
     }
 
     pub fn count(&self) -> usize {
@@ -53,13 +61,13 @@ impl Connections {
             return None;
         }
         self.metrics.connections.inc();
-        Some(Place { connections: self.clone(), slot: None })
+        Some(Place { connections: self.clone(), slot: None, user: None })
     }
 
     /// Closes all, after what is queued.
     pub fn finish_all(&self, reason: CloseReason) {
         // Handles are taken out first: finishing wakes tasks, which is not to be done under the lock.
-        let handles: Vec<_> = self.lock().handles.iter().flatten().cloned().collect();
+        let handles: Vec<_> = lock(&self.slots).handles.iter().flatten().cloned().collect();
         for handle in handles {
             handle.finish(reason);
         }
@@ -69,16 +77,24 @@ impl Connections {
     pub fn spread(&self) -> Spread {
         Spread { connections: self.count.clone() }
     }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Place {
+    /// Counts the place as the user's. False if the user has too many already.
+    pub fn belong_to(&mut self, user: &UserId) -> bool {
+        let mut users = lock(&self.connections.users);
+        let count = users.entry(user.clone()).or_default();
+        if *count >= self.connections.max_per_user {
+            return false;
+        }
+        *count += 1;
+        self.user = Some(user.clone());
+        true
+    }
+
     /// The connection is open: from now on it is among those that [`Connections::finish_all`] reaches.
     pub fn fill(&mut self, handle: Arc<Outbox>) {
-        let mut slots = self.connections.lock();
+        let mut slots = lock(&self.connections.slots);
         let slot = slots.free.pop().unwrap_or(slots.handles.len());
         if slot == slots.handles.len() {
             slots.handles.push(None);
@@ -92,13 +108,26 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some(slot) = self.slot {
-            let mut slots = self.connections.lock();
+            let mut slots = lock(&self.connections.slots);
             slots.handles[slot] = None;
             slots.free.push(slot);
+        }
+        if let Some(user) = self.user.take() {
+            let mut users = lock(&self.connections.users);
+            if let Some(count) = users.get_mut(&user) {
+                *count -= 1;
+                if *count == 0 {
+                    users.remove(&user);
+                }
+            }
         }
         self.connections.count.fetch_sub(1, Ordering::Relaxed);
         self.connections.metrics.connections.dec();
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The window over which clients are spread that reconnect or reload at the same time: the node's connections ÷ 2,000
@@ -122,7 +151,7 @@ mod tests {
 
     #[test]
     fn places_are_limited_and_given_back() {
-        let connections = Connections::new(2, Arc::default());
+        let connections = Connections::new(2, 9, Arc::default());
         let mut first = connections.reserve().unwrap();
         let second = connections.reserve().unwrap();
         assert!(connections.is_full());
@@ -137,8 +166,22 @@ mod tests {
     }
 
     #[test]
+    fn a_user_has_only_so_many() {
+        let connections = Connections::new(9, 1, Arc::default());
+        let user = UserId::try_new("7").unwrap();
+        let (mut first, mut second) = (connections.reserve().unwrap(), connections.reserve().unwrap());
+        assert!(first.belong_to(&user));
+        assert!(!second.belong_to(&user));
+        assert!(second.belong_to(&UserId::try_new("8").unwrap()));
+        drop(first);
+        assert!(connections.reserve().unwrap().belong_to(&user));
+        drop(second);
+        assert!(lock(&connections.users).is_empty());
+    }
+
+    #[test]
     fn the_window_grows_with_the_connections() {
-        let connections = Connections::new(usize::MAX, Arc::default());
+        let connections = Connections::new(usize::MAX, 9, Arc::default());
         let spread = connections.spread();
         assert_eq!(spread.window(), Duration::from_secs(1));
         connections.count.store(10_000, Ordering::Relaxed);

@@ -105,10 +105,11 @@ impl Hub {
         member: Arc<Outbox>,
         id: Option<Box<str>>,
         publish: bool,
+        grant: Option<Box<str>>,
     ) -> oneshot::Receiver<JoinOutcome> {
         let (done, outcome) = oneshot::channel();
         let deadline = Instant::now() + self.join_timeout;
-        let joining = Waiting { member, id, publish, deadline, done };
+        let joining = Waiting { member, id, publish, grant, deadline, done };
         // Fails only when the hub has ended; the outcome then never comes.
         let _ = self.shard(&room).commands.send(Command::Join { room: room.clone(), joining }).await;
         outcome

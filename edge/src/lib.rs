@@ -26,6 +26,7 @@ pub mod connections;
 mod defaults;
 pub mod hub;
 pub mod interest;
+pub mod keys;
 pub mod metrics;
 pub mod outbox;
 pub mod protocol;

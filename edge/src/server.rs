@@ -10,13 +10,13 @@ use service::{Clock, Lifecycle, accept, files, ops};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    auth::Verifier,
     authorize::{Authorizer, Backend},
     close::CloseReason,
     config::Config,
     connection::Context,
     connections::Connections,
     hub::Hub,
+    keys::Keys,
     metrics::Metrics,
     outbox,
     upgrade::{Gate, upgrade},
@@ -41,7 +41,8 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     let metrics = Arc::new(Metrics::new(&mut registry));
     let authorizer = authorizer(&config, &mut registry)?;
 
-    let connections = Connections::new(config.max_connections(files), metrics.clone());
+    let connections =
+        Connections::new(config.max_connections(files), config.max_connections_per_user(), metrics.clone());
     // Hub and links outlive the sockets, which need them to the last.
     let end = CancellationToken::new();
     let (hub, shards) = Hub::new(&config.hub(), &connections.spread(), &metrics, &end);
@@ -55,7 +56,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         settings: config.connection(),
         hub,
         upstream: upstream.clone(),
-        verifier: verifier(&config),
+        keys: Keys::new(config.keys()),
         authorizer,
         connections: connections.clone(),
         outbox_rules: Arc::new(outbox::Rules { limits: config.outbox_limits(), metrics: metrics.clone() }),
@@ -103,10 +104,6 @@ fn readiness(lifecycle: &Lifecycle, upstream: Upstream, connections: Arc<Connect
             Ok(())
         }
     })
-}
-
-fn verifier(config: &Config) -> Verifier {
-    Verifier::hs256(config.jwt_secrets(), config.jwt_issuer(), config.jwt_audience())
 }
 
 fn authorizer(config: &Config, registry: &mut Registry) -> anyhow::Result<Authorizer> {

@@ -5,6 +5,8 @@
 //! backend, the hub or a `leave` is *busy* and keeps its later requests in a queue; all queues of a session share a limit.
 
 mod automatic;
+mod limits;
+mod rate;
 mod rooms;
 #[cfg(test)]
 mod tests;
@@ -12,15 +14,20 @@ mod tests;
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use proto::{Key, Position, Room};
+use tokio::time::Instant;
 
 use crate::{
-    authorize::Decision,
+    authorize::{Admission, Decision},
+    close::CloseReason,
     protocol::{
         ClientMessage, ErrorCode, Malformed, Request, ServerMessage, Since,
         server::{Ack, Left},
     },
 };
 pub use automatic::{AutomaticRoom, AutomaticRooms};
+pub use limits::Settings;
+use limits::{Charge, Limits};
+use rate::Verdict;
 use rooms::{Busy, Membership, RoomState, Rooms, Step, Waiting};
 
 /// Requests of one connection that wait for a busy room, all rooms together.
@@ -37,15 +44,40 @@ pub enum Action {
     /// Put this frame into the outbox.
     Send(Bytes),
     /// Ask whether the user may join; answer by [`Session::authorized`].
-    Authorize { op: OpId, room: Room },
+    Authorize {
+        op: OpId,
+        room: Room,
+        grant: Option<Box<str>>,
+    },
     /// Make it a member; the hub sends `joined`. Answer by [`Session::joined`].
-    Join { op: OpId, room: Room, id: Id, publish: bool, since: Option<Since> },
+    Join {
+        op: OpId,
+        room: Room,
+        id: Id,
+        publish: bool,
+        grant: Option<Box<str>>,
+        since: Option<Since>,
+    },
     /// End the membership, or the waiting for it; the hub sends `left`. Answer by [`Session::left`].
-    Leave { op: OpId, room: Room, id: Id, reason: Option<&'static str> },
+    Leave {
+        op: OpId,
+        room: Room,
+        id: Id,
+        reason: Option<&'static str>,
+    },
     /// Forward a broadcast; answer by [`Session::receipt`].
-    Publish { room: Room, id: Id, body: Box<str>, key: Option<Key> },
+    Publish {
+        room: Room,
+        id: Id,
+        body: Box<str>,
+        key: Option<Key>,
+    },
     /// Verify a newer token.
-    Authenticate { id: Id, token: Box<str> },
+    Authenticate {
+        id: Id,
+        token: Box<str>,
+    },
+    Close(CloseReason),
 }
 
 /// How a join ended at the hub.
@@ -72,7 +104,8 @@ pub struct Session {
     rooms: Rooms,
     /// Rooms that the token itself lets the user join: no one is asked, and they do not count as rooms of the client.
     automatic: Box<[AutomaticRoom]>,
-    max_rooms: usize,
+    settings: Settings,
+    limits: Limits,
     waiting: usize,
     next_op: OpId,
     /// Counts requests refused because too many wait.
@@ -80,25 +113,39 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(automatic: Vec<AutomaticRoom>, max_rooms: usize, full: Counter) -> Self {
-        Self { rooms: Rooms::default(), automatic: automatic.into(), max_rooms, waiting: 0, next_op: 0, full }
+    pub fn new(automatic: Vec<AutomaticRoom>, settings: Settings, full: Counter, now: Instant) -> Self {
+        let limits = Limits::new(&settings, automatic.len(), now);
+        let automatic = automatic.into();
+        Self { rooms: Rooms::default(), automatic, settings, limits, waiting: 0, next_op: 0, full }
     }
 
     /// Joins the automatic rooms, each answered by a `joined` of its own, without an id.
     pub fn auto_join(&mut self, actions: &mut Vec<Action>) {
         for AutomaticRoom { room, publish } in self.automatic.clone() {
-            self.start_joining(room, None, publish, None, actions);
+            self.start_joining(room, Joining { publish, ..Joining::default() }, actions);
         }
     }
 
     /// One understood message.
-    pub fn request(&mut self, request: Request, actions: &mut Vec<Action>) {
+    pub fn request(&mut self, request: Request, now: Instant, actions: &mut Vec<Action>) {
+        self.limits.understood();
         let Request { id, message } = request;
+        let charge = if matches!(message, ClientMessage::Join { .. }) { Charge::Join } else { Charge::Message };
+        match self.limits.take(charge, &self.settings, self.automatic.len(), now) {
+            Verdict::Granted => self.granted(id, message, actions),
+            Verdict::Refused(retry_ms) => actions.push(rate_limited(id.as_deref(), message.room(), retry_ms)),
+            Verdict::TooMuch => actions.push(Action::Close(CloseReason::RateLimited)),
+        }
+    }
+
+    fn granted(&mut self, id: Id, message: ClientMessage, actions: &mut Vec<Action>) {
         match message {
             ClientMessage::Ping => actions.push(Action::Send(ServerMessage::Pong { id: id.as_deref() }.frame())),
             ClientMessage::Auth { token } => actions.push(Action::Authenticate { id, token }),
             ClientMessage::Leave { room } => self.leave(&room, id, actions),
-            ClientMessage::Join { room, since } => self.or_wait(room, Waiting::Join { id, since }, actions),
+            ClientMessage::Join { room, since, grant } => {
+                self.or_wait(room, Waiting::Join { id, since, grant }, actions);
+            }
             ClientMessage::Broadcast { room, body, key } => {
                 self.or_wait(room, Waiting::Broadcast { id, body, key }, actions);
             }
@@ -106,24 +153,49 @@ impl Session {
     }
 
     /// One message that was not understood.
-    pub fn malformed(&mut self, malformed: &Malformed, actions: &mut Vec<Action>) {
+    pub fn malformed(&mut self, malformed: &Malformed, now: Instant, actions: &mut Vec<Action>) {
         actions.push(error(malformed.id.as_deref(), malformed.code, &malformed.text, None));
+        if self.limits.malformed() {
+            actions.push(Action::Close(CloseReason::TooManyErrors));
+        }
+        self.control(now, actions);
+    }
+
+    /// A message that needs no answer of ours, such as a WebSocket ping: charged like others.
+    pub fn control(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let verdict = self.limits.take(Charge::Message, &self.settings, self.automatic.len(), now);
+        if verdict == Verdict::TooMuch {
+            actions.push(Action::Close(CloseReason::RateLimited));
+        }
+    }
+
+    /// The user has a newer token, whose claims decide. Rooms that they do not cover are left.
+    pub fn claims_changed(&mut self, covers: impl Fn(&Room) -> bool, actions: &mut Vec<Action>) {
+        let lost = self.rooms.names().filter(|room| !self.is_automatic(room) && !covers(room));
+        for room in lost.cloned().collect::<Vec<_>>() {
+            let joining = self.cancel_step(&room, actions);
+            self.cancel_waiting(&room, actions);
+            if joining || self.rooms.membership(&room).is_some() {
+                self.start_leaving(&room, None, Some(ErrorCode::NotAuthorized.as_str()), actions);
+            } else {
+                self.rooms.forget_if_idle(&room);
+            }
+        }
     }
 
     /// The answer to [`Action::Authorize`].
-    pub fn authorized(&mut self, op: OpId, room: &Room, decision: Decision, actions: &mut Vec<Action>) {
+    pub fn authorized(&mut self, op: OpId, room: &Room, admission: Admission, actions: &mut Vec<Action>) {
         let Some(Step::Authorizing { id, since }) = self.take_step(op, room) else { return };
-        let code = match decision {
+        let Admission { decision, grant } = admission;
+        let (code, text) = match decision {
             Decision::Allowed { publish } => {
-                self.start_joining(room.clone(), id, publish, since, actions);
+                self.start_joining(room.clone(), Joining { id, publish, grant, since }, actions);
                 return;
             }
-            Decision::Denied => ErrorCode::NotAuthorized,
-            Decision::Unavailable => ErrorCode::AuthorizationUnavailable,
-        };
-        let text = match decision {
-            Decision::Denied => format!("you may not join {room}"),
-            _ => "the backend did not answer whether you may join".to_owned(),
+            Decision::Denied => (ErrorCode::NotAuthorized, format!("you may not join {room}")),
+            Decision::Unavailable => {
+                (ErrorCode::AuthorizationUnavailable, "the backend did not answer whether you may join".to_owned())
+            }
         };
         actions.push(error(id.as_deref(), code, &text, Some(room)));
         // A *no* ends a membership; no answer does not.
@@ -188,7 +260,8 @@ impl Session {
 
     fn handle(&mut self, room: Room, request: Waiting, actions: &mut Vec<Action>) {
         match request {
-            Waiting::Join { id, since } => self.join(room, id, since, actions),
+            Waiting::Leave { id } => self.leave(&room, id, actions),
+            Waiting::Join { id, since, grant } => self.join(room, id, since, grant, actions),
             Waiting::Broadcast { id, body, key } => match self.rooms.membership(&room) {
                 Some(Membership { publish: true }) => actions.push(Action::Publish { room, id, body, key }),
                 Some(_) => {
@@ -203,27 +276,27 @@ impl Session {
         }
     }
 
-    fn join(&mut self, room: Room, id: Id, since: Option<Since>, actions: &mut Vec<Action>) {
+    fn join(&mut self, room: Room, id: Id, since: Option<Since>, grant: Option<Box<str>>, actions: &mut Vec<Action>) {
         if let Some(automatic) = self.automatic.iter().find(|automatic| automatic.room == room) {
             let publish = automatic.publish;
-            self.start_joining(room, id, publish, since, actions);
+            self.start_joining(room, Joining { id, publish, grant: None, since }, actions);
             return;
         }
         let own = self.rooms.names().filter(|name| !self.is_automatic(name)).count();
-        if own >= self.max_rooms && !self.rooms.contains(&room) {
-            let text = format!("at most {} rooms a connection", self.max_rooms);
+        if own >= self.settings.max_rooms && !self.rooms.contains(&room) {
+            let text = format!("at most {} rooms a connection", self.settings.max_rooms);
             actions.push(error(id.as_deref(), ErrorCode::TooManyRooms, &text, Some(&room)));
             return;
         }
         let op = self.start(&room, Step::Authorizing { id, since });
-        actions.push(Action::Authorize { op, room });
+        actions.push(Action::Authorize { op, room, grant });
     }
 
     fn leave(&mut self, room: &Room, id: Id, actions: &mut Vec<Action>) {
         if self.rooms.busy(room).is_some_and(|busy| matches!(busy.step, Step::Leaving)) {
-            // One is under way: this one is answered after it, whatever was asked in between.
+            // One is under way: what was asked in between is cancelled, and this one answered after it.
             self.cancel_waiting(room, actions);
-            actions.push(left(id.as_deref(), room));
+            self.or_wait(room.clone(), Waiting::Leave { id }, actions);
             return;
         }
         let joining = self.cancel_step(room, actions);
@@ -254,14 +327,16 @@ impl Session {
         for request in queue {
             match request {
                 Waiting::Join { id, .. } => actions.push(cancelled(id.as_deref(), room)),
+                Waiting::Leave { id } => actions.push(left(id.as_deref(), room)),
                 Waiting::Broadcast { .. } => self.handle(room.clone(), request, actions),
             }
         }
     }
 
-    fn start_joining(&mut self, room: Room, id: Id, publish: bool, since: Option<Since>, actions: &mut Vec<Action>) {
+    fn start_joining(&mut self, room: Room, joining: Joining, actions: &mut Vec<Action>) {
+        let Joining { id, publish, grant, since } = joining;
         let op = self.start(&room, Step::Joining { id: id.clone(), publish });
-        actions.push(Action::Join { op, room, id, publish, since });
+        actions.push(Action::Join { op, room, id, publish, grant, since });
     }
 
     fn start_leaving(&mut self, room: &Room, id: Id, reason: Option<&'static str>, actions: &mut Vec<Action>) {
@@ -306,6 +381,21 @@ impl Session {
     fn is_automatic(&self, room: &Room) -> bool {
         self.automatic.iter().any(|automatic| automatic.room == *room)
     }
+}
+
+/// What the hub is told of a join.
+#[derive(Debug, Default)]
+struct Joining {
+    id: Id,
+    publish: bool,
+    grant: Option<Box<str>>,
+    since: Option<Since>,
+}
+
+fn rate_limited(id: Option<&str>, room: Option<&Room>, retry_ms: u32) -> Action {
+    let text = "more messages than a client may send";
+    let message = ServerMessage::error(id, ErrorCode::RateLimited, text, room.map(Room::as_str));
+    Action::Send(message.retry_in(retry_ms).frame())
 }
 
 fn error(id: Option<&str>, code: ErrorCode, text: &str, room: Option<&Room>) -> Action {

@@ -55,13 +55,15 @@ impl Gate {
         self.check_state()?;
         self.check_origin(request.headers())?;
         let token = handshake.token(&request);
-        let verified = self.verify(token.as_deref());
+        let mut place = self.context.connections.reserve().ok_or(Refusal::OVERLOADED)?;
+        let verified = self.verify(token.as_deref()).and_then(|claims| {
+            if place.belong_to(&claims.user) { Ok(claims) } else { Err(Refusal::TOO_MANY_CONNECTIONS) }
+        });
         if let Err(refusal) = &verified
             && !handshake.offers_realtime
         {
             return Err(refusal.clone());
         }
-        let place = self.context.connections.reserve().ok_or(Refusal::OVERLOADED)?;
         let auto_join = !query_has(&request, "auto_join", "false");
         let upgraded = hyper::upgrade::on(&mut request);
         let (context, lifecycle) = (self.context.clone(), self.lifecycle.clone());
@@ -107,7 +109,7 @@ impl Gate {
 
     fn verify(&self, token: Option<&str>) -> Result<Claims, Refusal> {
         let token = token.ok_or(Refusal::TOKEN_MISSING)?;
-        self.context.verifier.verify(token, self.context.clock.unix_secs()).map_err(|error| match error {
+        self.context.keys.now().verifier.verify(token, self.context.clock.unix_secs()).map_err(|error| match error {
             TokenError::Expired => Refusal::TOKEN_EXPIRED,
             TokenError::Invalid(reason) => {
                 tracing::debug!(reason, "refuse a token");
@@ -196,6 +198,7 @@ impl Refusal {
     fn close_reason(&self) -> CloseReason {
         match self.code {
             ErrorCode::TokenExpired => CloseReason::TokenExpired,
+            ErrorCode::TooManyConnections => CloseReason::TooManyConnections,
             _ => CloseReason::TokenInvalid,
         }
     }

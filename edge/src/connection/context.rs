@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Duration};
 use service::Clock;
 
 use crate::{
-    auth::Verifier, authorize::Authorizer, connections::Connections, hub::Hub, metrics::Metrics, outbox,
+    authorize::Authorizer, connections::Connections, hub::Hub, keys::Keys, metrics::Metrics, outbox, session,
     upstream::Upstream,
 };
 
@@ -13,7 +13,7 @@ pub struct Context {
     pub settings: Settings,
     pub hub: Hub,
     pub upstream: Upstream,
-    pub verifier: Verifier,
+    pub keys: Keys,
     pub authorizer: Authorizer,
     pub connections: Arc<Connections>,
     pub outbox_rules: Arc<outbox::Rules>,
@@ -28,5 +28,5 @@ pub struct Settings {
     pub pong_wait: Duration,
     pub write_wait: Duration,
     pub max_message_bytes: usize,
-    pub max_rooms: usize,
+    pub session: session::Settings,
 }

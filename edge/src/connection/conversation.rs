@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     auth::{Claims, TokenError},
-    authorize::Decision,
+    authorize::{Admission, Applicant},
     close::CloseReason,
     defaults::CLIENT_PING,
     outbox::Outbox,
@@ -59,7 +59,7 @@ enum Done {
     Authorized {
         op: OpId,
         room: Room,
-        decision: Decision,
+        admission: Admission,
     },
     Joined {
         op: OpId,
@@ -86,11 +86,8 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
         let first = rand::rng().random_range(0.5..=1.0);
         let expires = now + context.left_of(&guest.claims);
         let heartbeat = Heartbeat::new(settings.ping_period, settings.pong_wait, first, now, expires);
-        let session = Session::new(
-            AutomaticRooms::of(&guest.claims).rooms,
-            settings.max_rooms,
-            context.metrics.session_full.clone(),
-        );
+        let automatic = AutomaticRooms::of(&guest.claims).rooms;
+        let session = Session::new(automatic, settings.session, context.metrics.session_full.clone(), now);
         let timer = Box::pin(sleep_until(heartbeat.deadline()));
         Self { reader, guest, session, outbox, context, heartbeat, timer, pending: None, actions: Vec::new() }
     }
@@ -102,7 +99,9 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
             self.session.auto_join(&mut self.actions);
         }
         loop {
-            self.perform().await;
+            if let Some(reason) = self.perform_all().await {
+                return reason;
+            }
             let may_read = self.pending.as_ref().is_none_or(|pending| pending.len() < MAX_PENDING);
             tokio::select! {
                 received = self.reader.next(), if may_read => {
@@ -151,19 +150,24 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
     }
 
     fn received(&mut self, received: Received) {
-        self.heartbeat.received(Instant::now());
+        let now = Instant::now();
+        self.heartbeat.received(now);
         for answer in self.reader.take_answers() {
             self.outbox.push(answer);
         }
-        let Received::Text(text) = received else { return };
+        let text = match received {
+            Received::Text(text) => text,
+            Received::Control => return self.session.control(now, &mut self.actions),
+            Received::Part => return,
+        };
         match Request::parse(&text) {
             Ok(request) => {
                 self.context.metrics.requests.inc();
-                self.session.request(request, &mut self.actions);
+                self.session.request(request, now, &mut self.actions);
             }
             Err(malformed) => {
                 self.context.metrics.malformed.inc();
-                self.session.malformed(&malformed, &mut self.actions);
+                self.session.malformed(&malformed, now, &mut self.actions);
             }
         }
     }
@@ -171,7 +175,7 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
     fn done(&mut self, done: Done) {
         let (session, actions) = (&mut self.session, &mut self.actions);
         match done {
-            Done::Authorized { op, room, decision } => session.authorized(op, &room, decision, actions),
+            Done::Authorized { op, room, admission } => session.authorized(op, &room, admission, actions),
             Done::Joined { op, room, outcome } => session.joined(op, &room, outcome, actions),
             Done::Left { op, room } => session.left(op, &room, actions),
             Done::Published { id, room, receipt } => Session::receipt(id.as_deref(), &room, &receipt, actions),
@@ -192,51 +196,68 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
         None
     }
 
-    async fn perform(&mut self) {
-        // Carrying out an action only ever asks for more through what it sets under way, so one pass is enough.
-        for action in std::mem::take(&mut self.actions) {
-            match action {
-                Action::Send(frame) => {
-                    self.outbox.push(frame);
+    /// Carries out what the session wants done; returns why to close, if that is it.
+    async fn perform_all(&mut self) -> Option<CloseReason> {
+        while !self.actions.is_empty() {
+            for action in std::mem::take(&mut self.actions) {
+                if let Action::Close(reason) = action {
+                    return Some(reason);
                 }
-                Action::Authorize { op, room } => self.authorize(op, room),
-                Action::Join { op, room, id, publish, since: _ } => {
-                    let outcome = self.context.hub.join(room.clone(), self.outbox.clone(), id, publish).await;
-                    let done = outcome.map(move |outcome| match outcome {
-                        Ok(outcome) => Done::Joined { op, room, outcome },
-                        Err(_) => Done::Nothing,
-                    });
-                    self.start(done.boxed());
-                }
-                Action::Leave { op, room, id, reason } => {
-                    let left = self.context.hub.leave(room.clone(), self.outbox.clone(), id, reason).await;
-                    self.start(left.map(move |_| Done::Left { op, room }).boxed());
-                }
-                Action::Publish { room, id, body, key } => {
-                    let receipt = self.context.upstream.publish(&room, &self.guest.claims.user, body, key);
-                    self.start(async move { Done::Published { id, room, receipt: receipt.await } }.boxed());
-                }
-                Action::Authenticate { id, token } => self.authenticate(id.as_deref(), &token),
+                self.perform(action).await;
             }
+        }
+        None
+    }
+
+    async fn perform(&mut self, action: Action) {
+        match action {
+            Action::Send(frame) => {
+                self.outbox.push(frame);
+            }
+            Action::Close(_) => {}
+            Action::Authorize { op, room, grant } => self.authorize(op, room, grant),
+            Action::Join { op, room, id, publish, grant, since: _ } => {
+                let outcome = self.context.hub.join(room.clone(), self.outbox.clone(), id, publish, grant).await;
+                let done = outcome.map(move |outcome| match outcome {
+                    Ok(outcome) => Done::Joined { op, room, outcome },
+                    Err(_) => Done::Nothing,
+                });
+                self.start(done.boxed());
+            }
+            Action::Leave { op, room, id, reason } => {
+                let left = self.context.hub.leave(room.clone(), self.outbox.clone(), id, reason).await;
+                self.start(left.map(move |_| Done::Left { op, room }).boxed());
+            }
+            Action::Publish { room, id, body, key } => {
+                let receipt = self.context.upstream.publish(&room, &self.guest.claims.user, body, key);
+                self.start(async move { Done::Published { id, room, receipt: receipt.await } }.boxed());
+            }
+            Action::Authenticate { id, token } => self.authenticate(id.as_deref(), &token),
         }
     }
 
-    fn authorize(&mut self, op: OpId, room: Room) {
+    fn authorize(&mut self, op: OpId, room: Room, grant: Option<Box<str>>) {
         let (context, claims, token) = (self.context.clone(), self.guest.claims.clone(), self.guest.token.clone());
         let asking = async move {
-            let decision = context.authorizer.authorize(&room, &claims, &token).await;
-            Done::Authorized { op, room, decision }
+            let keys = context.keys.now();
+            let applicant = Applicant { claims: &claims, token: &token, grant: grant.as_deref() };
+            let now_ms = || context.clock.unix_ms();
+            let admission = context.authorizer.admit(&room, applicant, keys.grants.as_ref(), now_ms).await;
+            Done::Authorized { op, room, admission }
         };
         self.start(asking.boxed());
     }
 
     fn authenticate(&mut self, id: Option<&str>, token: &str) {
-        let verified = self.context.verifier.verify(token, self.context.clock.unix_secs());
+        let verified = self.context.keys.now().verifier.verify(token, self.context.clock.unix_secs());
         let frame = match verified {
             Ok(claims) if claims.user == self.guest.claims.user => {
                 let payload = Authenticated { expires: claims.expires };
                 self.heartbeat.token_expires(Instant::now() + self.context.left_of(&claims));
                 self.timer.as_mut().reset(self.heartbeat.deadline());
+                if self.context.authorizer.is_by_claims() {
+                    self.session.claims_changed(|room| claims.rooms.cover(room), &mut self.actions);
+                }
                 self.guest.claims = Arc::new(claims);
                 self.guest.token = token.into();
                 ServerMessage::Authenticated { id, payload }.frame()

@@ -33,8 +33,10 @@ pub(super) struct ReadPump<R> {
 #[derive(Debug)]
 pub(super) enum Received {
     Text(Utf8Bytes),
-    /// A ping, a pong, or part of a message: nothing to handle, but a sign of life.
-    Life,
+    /// A ping or a pong.
+    Control,
+    /// Part of a message: nothing to handle, but a sign of life.
+    Part,
 }
 
 impl<R: AsyncRead + Unpin> ReadPump<R> {
@@ -62,7 +64,7 @@ impl<R: AsyncRead + Unpin> ReadPump<R> {
 
     /// Reads on, for nothing but the peer's close frame or the end of the stream.
     pub(super) async fn drain(&mut self) {
-        while let Ok(Received::Text(_) | Received::Life) | Err(CloseReason::Binary) = self.next().await {
+        while let Ok(_) | Err(CloseReason::Binary) = self.next().await {
             self.answers.clear();
         }
     }
@@ -96,11 +98,11 @@ impl<R: AsyncRead + Unpin> ReadPump<R> {
             Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {
                 // Tungstenite hands its pong over with the next read or flush.
                 let _ = self.websocket.flush(&mut io);
-                Poll::Ready(Ok(Received::Life))
+                Poll::Ready(Ok(Received::Control))
             }
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                 // Part of a message: the reader's waker is registered, and the next call goes on where this one stopped.
-                if received { Poll::Ready(Ok(Received::Life)) } else { Poll::Pending }
+                if received { Poll::Ready(Ok(Received::Part)) } else { Poll::Pending }
             }
             Err(error) => Poll::Ready(Err(reason_of(&error))),
         }

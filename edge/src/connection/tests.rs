@@ -33,6 +33,7 @@ use crate::{
     connections::Connections,
     hub::{self, Hub},
     interest::{Interest, LinkId, PlacedLink, Placement},
+    keys::{KeySet, Keys},
     metrics::Metrics,
     outbox::Rules,
     test_support::{self, LIMITS},
@@ -51,7 +52,7 @@ impl Edge {
     async fn start() -> Self {
         let lifecycle = Lifecycle::new();
         let metrics = Arc::new(Metrics::default());
-        let connections = Connections::new(usize::MAX, metrics.clone());
+        let connections = Connections::new(usize::MAX, usize::MAX, metrics.clone());
         let settings =
             hub::Settings { shards: 1, linger: Duration::from_secs(5), join_timeout: Duration::from_secs(5) };
         let (hub, shards) = Hub::new(&settings, &connections.spread(), &metrics, &CancellationToken::new());
@@ -73,11 +74,14 @@ impl Edge {
                 pong_wait: Duration::from_mins(1),
                 write_wait: Duration::from_secs(10),
                 max_message_bytes: 1000,
-                max_rooms: 10,
+                session: crate::session::Settings { max_rooms: 10, rate: 50, burst: 100 },
             },
             hub,
             upstream: Upstream::new(upstream, metrics.clone()),
-            verifier: Verifier::hs256(&[service::settings::Secret::new("secret")], None, None),
+            keys: Keys::new(KeySet {
+                verifier: Verifier::hs256(&[service::settings::Secret::new("secret")], None, None),
+                grants: None,
+            }),
             authorizer: Authorizer::Claims,
             connections,
             outbox_rules: Arc::new(Rules { limits: LIMITS, metrics: metrics.clone() }),
@@ -410,7 +414,7 @@ async fn one_publication_to_a_thousand_members_is_one_encoding_and_a_thousand_wr
     let mut joining = Vec::new();
     let members: Vec<_> = (0..MEMBERS).map(|_| test_support::outbox()).collect();
     for member in &members {
-        joining.push(edge.context.hub.join(room.clone(), member.clone(), None, true).await);
+        joining.push(edge.context.hub.join(room.clone(), member.clone(), None, true, None).await);
     }
     edge.state("r", 0);
     for outcome in joining {

@@ -43,6 +43,7 @@ pub(super) struct Waiting {
     pub(super) member: Arc<Outbox>,
     pub(super) id: Option<Box<str>>,
     pub(super) publish: bool,
+    pub(super) grant: Option<Box<str>>,
     pub(super) deadline: Instant,
     pub(super) done: oneshot::Sender<JoinOutcome>,
 }
@@ -96,14 +97,14 @@ impl HubRoom {
     }
 
     fn admit(&mut self, joining: Waiting) {
-        let Waiting { member, id, publish, done, .. } = joining;
+        let Waiting { member, id, publish, grant, done, .. } = joining;
         if self.members.is_awaited(&member) {
             // Joined again in the middle of a walk: what the walk still has for it comes before the position it is told.
             self.members.remove(&member);
             hand(&self.name, &self.slice, &member, &mut || 0);
         }
         let Position { epoch, seq } = &self.handed;
-        let payload = Joined { room: &self.name, epoch, seq: *seq, recovered: false, publish };
+        let payload = Joined { room: &self.name, epoch, seq: *seq, recovered: false, publish, grant: grant.as_deref() };
         member.push(ServerMessage::Joined { id: id.as_deref(), payload }.frame());
         // Only one whose connection is gone no longer waits for the answer: it must not become a member.
         if done.send(JoinOutcome::Joined).is_ok() {

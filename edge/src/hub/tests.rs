@@ -49,7 +49,7 @@ impl Harness {
     fn join(&mut self, room: &str, member: &Arc<Outbox>) -> oneshot::Receiver<JoinOutcome> {
         let (done, outcome) = oneshot::channel();
         let deadline = self.now + LINGER;
-        let joining = Waiting { member: member.clone(), id: None, publish: true, deadline, done };
+        let joining = Waiting { member: member.clone(), id: None, publish: true, grant: None, deadline, done };
         self.rooms.join(Room::try_new(room).unwrap(), joining);
         outcome
     }

@@ -20,7 +20,7 @@ pub struct Request {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum ClientMessage {
-    Join { room: Room, since: Option<Since> },
+    Join { room: Room, since: Option<Since>, grant: Option<Box<str>> },
     Leave { room: Room },
     Broadcast { room: Room, body: Box<str>, key: Option<Key> },
     Auth { token: Box<str> },
@@ -40,6 +40,16 @@ pub struct Malformed {
     pub id: Option<Box<str>>,
     pub code: ErrorCode,
     pub text: Cow<'static, str>,
+}
+
+impl ClientMessage {
+    /// The room it is about.
+    pub fn room(&self) -> Option<&Room> {
+        match self {
+            Self::Join { room, .. } | Self::Leave { room } | Self::Broadcast { room, .. } => Some(room),
+            Self::Auth { .. } | Self::Ping => None,
+        }
+    }
 }
 
 impl Request {
@@ -75,6 +85,8 @@ struct JoinPayload<'a> {
     room: Cow<'a, str>,
     #[serde(borrow, default)]
     since: Option<SincePayload<'a>>,
+    #[serde(borrow, default)]
+    grant: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -114,8 +126,9 @@ type Refusal = (ErrorCode, Cow<'static, str>);
 fn parse_message(kind: &str, payload: Option<&RawValue>) -> Result<ClientMessage, Refusal> {
     match kind {
         "join" => {
-            let JoinPayload { room, since } = read(payload)?;
-            Ok(ClientMessage::Join { room: room_of(&room)?, since: since.map(since_of).transpose()? })
+            let JoinPayload { room, since, grant } = read(payload)?;
+            let since = since.map(since_of).transpose()?;
+            Ok(ClientMessage::Join { room: room_of(&room)?, since, grant: grant.map(Into::into) })
         }
         "leave" => {
             let RoomPayload { room } = read(payload)?;
@@ -187,17 +200,21 @@ mod tests {
         let parse = |text| Request::parse(text).unwrap().message;
         assert_eq!(
             parse(r#"{"type":"join","id":"1","payload":{"room":"order-42"}}"#),
-            ClientMessage::Join { room: room("order-42"), since: None }
+            ClientMessage::Join { room: room("order-42"), since: None, grant: None }
         );
         assert_eq!(
             parse(
                 r#"{"type":"join","id":"2","payload":{"room":"order-42","since":{"epoch":"k3f9","seq":17},"grant":"v1"}}"#
             ),
-            ClientMessage::Join { room: room("order-42"), since: Some(Since::Position(Position::new("k3f9", 17))) }
+            ClientMessage::Join {
+                room: room("order-42"),
+                since: Some(Since::Position(Position::new("k3f9", 17))),
+                grant: Some("v1".into())
+            }
         );
         assert_eq!(
             parse(r#"{"type":"join","payload":{"room":"order-42","since":{"last":20}}}"#),
-            ClientMessage::Join { room: room("order-42"), since: Some(Since::Last(20)) }
+            ClientMessage::Join { room: room("order-42"), since: Some(Since::Last(20)), grant: None }
         );
         assert_eq!(
             parse(r#"{"type":"leave","id":"4","payload":{"room":"order-42"}}"#),

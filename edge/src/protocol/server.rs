@@ -66,6 +66,8 @@ pub struct Joined<'a> {
     pub seq: u64,
     pub recovered: bool,
     pub publish: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grant: Option<&'a str>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -121,6 +123,15 @@ impl<'a> ServerMessage<'a> {
         Self::Error { id, payload: Error { code: code.as_str(), error, room, retry_ms: code.retry_ms() } }
     }
 
+    /// An error's hint when to repeat, better known than by its code.
+    #[must_use]
+    pub fn retry_in(mut self, ms: u32) -> Self {
+        if let Self::Error { payload, .. } = &mut self {
+            payload.retry_ms = Some(ms);
+        }
+        self
+    }
+
     pub fn lost(room: &'a str, position: &'a Position, reason: LostReason, after_ms: u64) -> Self {
         Self::Lost { payload: Lost { room, epoch: &position.epoch, seq: position.seq, reason, after_ms } }
     }
@@ -143,7 +154,7 @@ mod tests {
 
     #[test]
     fn messages_are_as_the_page_shows_them() {
-        let joined = Joined { room: "order-42", epoch: "k3f9", seq: 17, recovered: false, publish: true };
+        let joined = Joined { room: "order-42", epoch: "k3f9", seq: 17, recovered: false, publish: true, grant: None };
         assert_eq!(
             ServerMessage::Joined { id: Some("1"), payload: joined }.json(),
             r#"{"type":"joined","id":"1","payload":{"room":"order-42","epoch":"k3f9","seq":17,"recovered":false,"publish":true}}"#

@@ -46,13 +46,14 @@ pub(super) enum Step {
 
 #[derive(Debug)]
 pub(super) enum Waiting {
-    Join { id: Id, since: Option<Since> },
+    Join { id: Id, since: Option<Since>, grant: Option<Box<str>> },
+    Leave { id: Id },
     Broadcast { id: Id, body: Box<str>, key: Option<Key> },
 }
 
 impl Waiting {
     pub(super) fn id(&self) -> Option<&str> {
-        let (Self::Join { id, .. } | Self::Broadcast { id, .. }) = self;
+        let (Self::Join { id, .. } | Self::Leave { id } | Self::Broadcast { id, .. }) = self;
         id.as_deref()
     }
 }

@@ -1,6 +1,10 @@
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::*;
+
+const SETTINGS: Settings = Settings { max_rooms: 2, rate: 1000, burst: 1000 };
 
 fn room(name: &str) -> Room {
     Room::try_new(name).unwrap()
@@ -10,18 +14,24 @@ fn room(name: &str) -> Room {
 struct Harness {
     session: Session,
     actions: Vec<Action>,
+    now: Instant,
 }
 
 impl Harness {
     fn new() -> Self {
         let automatic = vec![AutomaticRoom { room: room("user:7"), publish: false }];
-        Self { session: Session::new(automatic, 2, Counter::default()), actions: Vec::new() }
+        Self::with(automatic, SETTINGS)
+    }
+
+    fn with(automatic: Vec<AutomaticRoom>, settings: Settings) -> Self {
+        let now = Instant::now();
+        Self { session: Session::new(automatic, settings, Counter::default(), now), actions: Vec::new(), now }
     }
 
     fn send(&mut self, message: &Value) -> &mut Self {
         match Request::parse(&message.to_string()) {
-            Ok(request) => self.session.request(request, &mut self.actions),
-            Err(malformed) => self.session.malformed(&malformed, &mut self.actions),
+            Ok(request) => self.session.request(request, self.now, &mut self.actions),
+            Err(malformed) => self.session.malformed(&malformed, self.now, &mut self.actions),
         }
         self
     }
@@ -48,7 +58,7 @@ impl Harness {
     }
 
     fn authorized(&mut self, name: &str, decision: Decision) -> &mut Self {
-        self.session.authorized(self.session.next_op, &room(name), decision, &mut self.actions);
+        self.session.authorized(self.session.next_op, &room(name), admission(decision), &mut self.actions);
         self
     }
 
@@ -69,6 +79,10 @@ impl Harness {
     }
 }
 
+fn admission(decision: Decision) -> Admission {
+    Admission { decision, grant: None }
+}
+
 fn describe(action: &Action) -> String {
     let id = |id: &Id| id.as_deref().unwrap_or("-").to_owned();
     match action {
@@ -82,6 +96,7 @@ fn describe(action: &Action) -> String {
         Action::Join { room, id: i, publish, .. } => format!("Join {room} {} {publish}", id(i)),
         Action::Leave { room, id: i, reason, .. } => format!("Leave {room} {} {}", id(i), reason.unwrap_or("-")),
         Action::Publish { room, id: i, .. } => format!("Publish {room} {}", id(i)),
+        Action::Close(reason) => format!("Close {}", reason.label()),
         Action::Authenticate { id: i, .. } => format!("Authenticate {}", id(i)),
     }
 }
@@ -112,10 +127,10 @@ fn requests_on_one_room_wait_for_the_join_and_keep_their_order() {
     h.join("1", "a").broadcast("2", "a").broadcast("3", "a").join("4", "b");
     assert_eq!(h.done(), ["Authorize a", "Authorize b"]);
     let (op_a, op_b) = (h.op() - 1, h.op());
-    h.session.authorized(op_a, &room("a"), Decision::Allowed { publish: true }, &mut h.actions);
+    h.session.authorized(op_a, &room("a"), admission(Decision::Allowed { publish: true }), &mut h.actions);
     h.session.joined(h.op(), &room("a"), JoinOutcome::Joined, &mut h.actions);
     assert_eq!(h.done(), ["Join a 1 true", "Publish a 2", "Publish a 3"]);
-    h.session.authorized(op_b, &room("b"), Decision::Denied, &mut h.actions);
+    h.session.authorized(op_b, &room("b"), admission(Decision::Denied), &mut h.actions);
     assert_eq!(h.done(), ["not_authorized 4"]);
 }
 
@@ -125,7 +140,7 @@ fn leave_cancels_a_join_that_waits_for_the_backend() {
     h.join("1", "a").broadcast("2", "a").done();
     let op = h.op();
     assert_eq!(h.leave("3", "a").done(), ["cancelled 1", "not_joined 2", "left 3"]);
-    h.session.authorized(op, &room("a"), Decision::Allowed { publish: true }, &mut h.actions);
+    h.session.authorized(op, &room("a"), admission(Decision::Allowed { publish: true }), &mut h.actions);
     assert_eq!(h.done(), [""; 0], "the late answer is ignored");
     assert_eq!(h.session.rooms().count(), 0);
 }
@@ -180,6 +195,7 @@ fn automatic_rooms_ask_nobody_do_not_count_and_are_for_listening() {
         h.join("3", "a").join("4", "b").join("5", "c").done(),
         ["Authorize a", "Authorize b", "too_many_rooms 5"]
     );
+    h.now += Duration::from_secs(10);
     assert_eq!(h.join("6", "a").done(), [""; 0], "a room already there is no further one");
 }
 
@@ -208,4 +224,65 @@ fn pings_receipts_and_malformed_messages_are_answered() {
     let unknown = Err((ErrorCode::Unknown, "may have been stored".to_owned()));
     Session::receipt(None, &room("a"), &unknown, &mut h.actions);
     assert_eq!(h.done(), ["ack 4", "unknown -"]);
+}
+
+#[test]
+fn too_many_errors_in_a_row_close() {
+    let mut h = Harness::new();
+    for _ in 0..19 {
+        h.send(&json!({"type": "dance"}));
+    }
+    assert!(h.send(&json!({"type": "ping"})).done().iter().all(|done| !done.starts_with("Close")));
+    for _ in 0..19 {
+        h.join("1", " bad room ");
+    }
+    assert!(h.done().iter().all(|done| done == "bad_room 1"));
+    assert_eq!(h.send(&json!({"type": "dance", "id": "2"})).done(), ["unknown_type 2", "Close too_many_errors"]);
+}
+
+#[test]
+fn a_client_over_its_rate_is_told_and_then_closed() {
+    let mut h = Harness::with(Vec::new(), Settings { max_rooms: 2, rate: 1, burst: 5 });
+    for _ in 0..5 {
+        assert_eq!(h.send(&json!({"type": "ping", "id": "1"})).done(), ["pong 1"]);
+    }
+    assert_eq!(h.join("2", "a").done(), ["Authorize a"], "joins have an allowance of their own");
+    for _ in 0..4 {
+        assert_eq!(h.leave("3", "a").done(), ["rate_limited 3"], "not done");
+    }
+    assert_eq!(h.send(&json!({"type": "ping"})).done(), ["Close rate_limited"]);
+    let mut h = Harness::with(Vec::new(), Settings { max_rooms: 2, rate: 1, burst: 5 });
+    assert_eq!(h.join("1", "a").join("2", "b").done(), ["Authorize a", "Authorize b"]);
+    assert_eq!(h.join("3", "c").done(), ["rate_limited 3"]);
+    assert_eq!(h.join("4", "c").done(), ["Close rate_limited"]);
+}
+
+#[test]
+fn rooms_that_a_newer_token_does_not_cover_are_left() {
+    let mut h = Harness::member("a", true);
+    h.session.auto_join(&mut h.actions);
+    h.joined("user:7").done();
+    h.join("1", "b").done();
+    h.session.claims_changed(|room| room.as_str() == "a", &mut h.actions);
+    assert_eq!(h.done(), ["cancelled 1"]);
+    h.session.claims_changed(|_| false, &mut h.actions);
+    assert_eq!(h.done(), ["Leave a - not_authorized"], "the automatic room stays");
+}
+
+#[test]
+fn leaves_in_a_row_are_answered_in_order() {
+    let mut h = Harness::member("a", true);
+    assert_eq!(h.leave("1", "a").leave("2", "a").done(), ["Leave a 1 -"]);
+    assert_eq!(h.left("a").done(), ["left 2"]);
+}
+
+#[test]
+fn grants_are_passed_on() {
+    let mut h = Harness::new();
+    h.send(&json!({"type": "join", "payload": {"room": "a", "grant": "v1.x"}}));
+    let asked = Action::Authorize { op: 1, room: room("a"), grant: Some("v1.x".into()) };
+    assert_eq!(h.actions.drain(..).collect::<Vec<_>>(), [asked]);
+    let yes = Admission { decision: Decision::Allowed { publish: true }, grant: Some("v1.y".into()) };
+    h.session.authorized(1, &room("a"), yes, &mut h.actions);
+    assert!(matches!(&h.actions[..], [Action::Join { grant: Some(grant), .. }] if **grant == *"v1.y"));
 }

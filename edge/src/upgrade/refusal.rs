@@ -32,6 +32,8 @@ impl Refusal {
         Self::new(StatusCode::UNAUTHORIZED, ErrorCode::TokenInvalid, "the token is not valid");
     pub(super) const TOKEN_EXPIRED: Self =
         Self::new(StatusCode::UNAUTHORIZED, ErrorCode::TokenExpired, "the token has expired");
+    pub(super) const TOO_MANY_CONNECTIONS: Self =
+        Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyConnections, "this user has too many connections");
     pub(super) const VERSION: Self =
         Self::new(StatusCode::UPGRADE_REQUIRED, ErrorCode::BadRequest, "only version 13 of WebSocket is spoken here");
 
@@ -50,7 +52,7 @@ impl Refusal {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         match self.status {
-            StatusCode::SERVICE_UNAVAILABLE => {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER_S);
             }
             StatusCode::UPGRADE_REQUIRED => {
