@@ -10,7 +10,6 @@ use proptest::prelude::*;
 use prost::Message as _;
 use proto::{Position, Room, wire::Entry};
 use queues::Limits;
-use serde_json::Value;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
@@ -105,13 +104,8 @@ fn take(outbox: &Outbox) -> VecDeque<Bytes> {
     frames
 }
 
-fn json_of(frame: &Bytes) -> Value {
-    let start = frame.iter().position(|byte| *byte == b'{').unwrap();
-    serde_json::from_slice(&frame[start..]).unwrap()
-}
-
 fn describe(frame: &Bytes) -> String {
-    let json = json_of(frame);
+    let json = test_support::json_of(frame);
     match json["type"].as_str().unwrap() {
         "message" => {
             assert_eq!(json["seq"], json["body"], "the body of its own publication");
@@ -400,7 +394,7 @@ proptest! {
 fn collect(members: &[Arc<Outbox>], got: &mut BTreeMap<(usize, usize), Vec<String>>) {
     for (number, member) in members.iter().enumerate() {
         for frame in take(member) {
-            let json = json_of(&frame);
+            let json = test_support::json_of(&frame);
             let room = json["room"].as_str().or(json["payload"]["room"].as_str()).unwrap();
             let room = ROOMS.iter().position(|name| *name == room).unwrap();
             got.entry((room, number)).or_default().push(describe(&frame));

@@ -72,6 +72,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::test_support;
 
     fn entry(from: &str, key: &str, body: &str) -> Entry {
         let (from, key) = (from.to_owned(), key.to_owned());
@@ -95,8 +96,7 @@ mod tests {
             let mut entry = entry(&from, &key, "[1.0, 1.0]");
             entry.ts_ms = ts;
             let frame = Envelope { room: &room, seq: 1, epoch: epoch.as_deref(), entry: &entry }.frame();
-            let start = frame.iter().position(|byte| *byte == b'{').unwrap();
-            let json: serde_json::Value = serde_json::from_slice(&frame[start..]).unwrap();
+            let json = test_support::json_of(&frame);
             prop_assert_eq!(json["room"].as_str(), Some(&*room));
             prop_assert_eq!(json["from"].as_str(), Some(&*from));
             prop_assert_eq!(json["epoch"].as_str(), epoch.as_deref());
