@@ -187,7 +187,7 @@ pub struct Keep {
 
 impl Keep {
     /// A room's epoch and position outlive its history by this.
-    const META_EXTRA: Duration = Duration::from_secs(24 * 3600);
+    const META_EXTRA: Duration = Duration::from_hours(24);
 
     pub(crate) fn meta_ttl(&self) -> Duration {
         self.history_ttl + Self::META_EXTRA

@@ -99,8 +99,8 @@ impl Config {
             redis_username: None,
             redis_prefix: "rt".to_owned(),
             history_size: 1000,
-            history_ttl: Duration::from_secs(300),
-            dedup_window: Duration::from_secs(300),
+            history_ttl: Duration::from_mins(5),
+            dedup_window: Duration::from_mins(5),
             max_publish_bytes: 64 << 10,
             secrets: Secrets::default(),
         }

@@ -46,6 +46,7 @@ pub(crate) struct Dispatcher(Arc<Inner>);
 struct Inner {
     hasher: RandomState,
     shards: Vec<Handle>,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Debug)]
@@ -71,7 +72,7 @@ impl Dispatcher {
                 Handle { inbox, interests }
             })
             .collect();
-        (Self(Arc::new(Inner { hasher: RandomState::new(), shards })), Shards(ends))
+        (Self(Arc::new(Inner { hasher: RandomState::new(), shards, metrics: Arc::clone(metrics) })), Shards(ends))
     }
 
     fn shard_of(&self, room: &Room) -> usize {
@@ -90,6 +91,9 @@ impl Dispatcher {
         }
         for (shard, wishes) in self.0.shards.iter().zip(parts) {
             if !wishes.is_empty() {
+                if shard.interests.capacity() == 0 {
+                    self.0.metrics.interests_full.inc();
+                }
                 // Fails only when the shards are gone, and then the links end, too.
                 let _ = shard.interests.send(Interest { attachment: Arc::clone(attachment), wishes }).await;
             }

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Path, Query, State},
+    extract::{
+        DefaultBodyLimit, Path, Query, State,
+        rejection::{BytesRejection, PathRejection, QueryRejection},
+    },
     http::{HeaderMap, StatusCode},
     response::{IntoResponse as _, Response},
     routing::{get, post},
@@ -48,7 +51,8 @@ pub(crate) struct Api {
 
 impl Api {
     fn caller(&self, headers: &HeaderMap) -> Result<Caller, HttpError> {
-        self.keys.authenticate(http_authorization(headers)).map_err(|error| HttpError::unauthenticated(&error))
+        let given = http_authorization(headers);
+        self.keys.authenticate(given).map_err(|error| HttpError::unauthenticated(error, given.is_some()))
     }
 
     fn counted(&self, method: &'static str, result: Result<Response, HttpError>) -> Response {
@@ -82,11 +86,14 @@ struct Publish<'a> {
 
 async fn publish(
     State(api): State<Api>,
-    Path(room): Path<String>,
+    room: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
-    request: Result<Bytes, axum::extract::rejection::BytesRejection>,
+    request: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let result = publish_one(&api, &room, &headers, request).await;
+    let result = match room {
+        Ok(Path(room)) => publish_one(&api, &room, &headers, request).await,
+        Err(_) => Err(HttpError::bad_path()),
+    };
     api.counted("POST publications", result)
 }
 
@@ -94,7 +101,7 @@ async fn publish_one(
     api: &Api,
     room: &str,
     headers: &HeaderMap,
-    request: Result<Bytes, axum::extract::rejection::BytesRejection>,
+    request: Result<Bytes, BytesRejection>,
 ) -> Result<Response, HttpError> {
     let caller = api.caller(headers)?;
     if !caller.may_publish {
@@ -132,13 +139,14 @@ struct HistoryQuery {
 
 async fn history(
     State(api): State<Api>,
-    Path(room): Path<String>,
+    room: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
-    query: Result<Query<HistoryQuery>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<HistoryQuery>, QueryRejection>,
 ) -> Response {
-    let result = match query {
-        Ok(Query(query)) => read(&api, &room, &headers, query).await,
-        Err(_) => Err(HttpError::bad_request("epoch, after, limit and last: a string and three numbers")),
+    let result = match (room, query) {
+        (Ok(Path(room)), Ok(Query(query))) => read(&api, &room, &headers, query).await,
+        (Err(_), _) => Err(HttpError::bad_path()),
+        (_, Err(_)) => Err(HttpError::bad_request("epoch, after, limit and last: a string and three numbers")),
     };
     api.counted("GET publications", result)
 }
@@ -160,8 +168,11 @@ async fn read(api: &Api, room: &str, headers: &HeaderMap, query: HistoryQuery) -
     Ok(envelope::history(room, &page))
 }
 
-async fn room(State(api): State<Api>, Path(room): Path<String>, headers: HeaderMap) -> Response {
-    let result = room_state(&api, &room, &headers).await;
+async fn room(State(api): State<Api>, room: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Response {
+    let result = match room {
+        Ok(Path(room)) => room_state(&api, &room, &headers).await,
+        Err(_) => Err(HttpError::bad_path()),
+    };
     api.counted("GET room", result)
 }
 

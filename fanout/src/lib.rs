@@ -1,6 +1,6 @@
 //! Fanout owns the rooms: it stores what is published, announces it, and sends each edge what its rooms get.
 //!
-//! The way of a publication down: [`grpc`](self)'s and [`http`](self)'s publishers → `publishing` (checks, `from`, `ts`)
+//! The way of a publication down: the publish API (`grpc::publish`, `http`) or a link → `publishing` (checks, `from`, `ts`)
 //! → [`broker`] (stores and announces in one step) → `dispatcher` (a shard owns the room) → `room` (next, gap, epoch) →
 //! `routing` (who is attached) → `attachments` (a bounded queue each) → `grpc::outbound` (the only writer of a link).
 //!

@@ -78,8 +78,8 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     let links = listener::spawn(link_listener, node.link_router(lifecycle), listener::Kind::Link, lifecycle);
     let api = listener::spawn(api_listener, node.api_router(lifecycle).await?, listener::Kind::Api, lifecycle);
     let readiness = {
-        let (broker, lifecycle, metrics) = (Arc::clone(&broker), lifecycle.clone(), Arc::clone(&metrics));
-        move || ready(&broker, &lifecycle, &metrics)
+        let (broker, lifecycle) = (Arc::clone(&broker), lifecycle.clone());
+        move || ready(&*broker, &lifecycle)
     };
     ops::spawn(ops_listener, Arc::new(registry), Arc::new(readiness), lifecycle);
     let drain = drain(lifecycle.clone(), node.attachments, links, api, end);
@@ -104,16 +104,13 @@ fn broker(
     }
     let memory = Memory::new(keep, clock.clone(), events);
     memory.spawn_sweep(lifecycle, end.clone());
-    metrics.broker_up.set(1);
     Arc::new(memory)
 }
 
-fn ready(broker: &Arc<dyn Broker>, lifecycle: &Lifecycle, metrics: &Metrics) -> Result<(), String> {
-    let ready = broker.health().ready;
-    metrics.broker_up.set(ready.into());
+fn ready(broker: &dyn Broker, lifecycle: &Lifecycle) -> Result<(), String> {
     if lifecycle.is_draining() {
         Err("draining".to_owned())
-    } else if ready {
+    } else if broker.health().ready {
         Ok(())
     } else {
         Err("the broker is not ready".to_owned())
@@ -162,10 +159,13 @@ impl Node {
 
     async fn api_router(&self, lifecycle: &Lifecycle) -> anyhow::Result<axum::Router> {
         let keys = self.config.secrets.api_keys.clone();
-        let publisher =
-            PublisherServer::new(PublisherService { keys: keys.clone(), publishing: self.publishing.clone() })
-                .max_decoding_message_size(MAX_LINK_MESSAGE_BYTES)
-                .max_encoding_message_size(MAX_LINK_MESSAGE_BYTES);
+        let publisher = PublisherServer::new(PublisherService {
+            keys: keys.clone(),
+            publishing: self.publishing.clone(),
+            drain: lifecycle.drain().clone(),
+        })
+        .max_decoding_message_size(MAX_LINK_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_LINK_MESSAGE_BYTES);
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -178,7 +178,8 @@ impl Node {
             }
         });
         let (reporter, health) = tonic_health::server::health_reporter();
-        listener::report_health(reporter, Arc::clone(&self.publishing.broker), lifecycle).await;
+        let (broker, metrics) = (Arc::clone(&self.publishing.broker), Arc::clone(&self.publishing.metrics));
+        listener::report_health(reporter, broker, metrics, lifecycle).await;
         let grpc = Routes::new(publisher).add_service(reflection).add_service(health).prepare();
         let json = http::router(Api {
             node: Arc::clone(&self.name),

@@ -57,7 +57,17 @@ struct Inner {
     controls: usize,
     /// Bit n: shard n was refused and waits.
     waiting: u64,
-    ended: Option<Option<End>>,
+    ended: Ended,
+}
+
+/// Whether it still takes anything in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Ended {
+    #[default]
+    No,
+    /// By the edge.
+    Quietly,
+    For(End),
 }
 
 /// Part of the queue.
@@ -99,18 +109,18 @@ impl Queue {
 
     /// Queues a run; false when it is full, or the room's share of it is. Then `shard` is woken in time.
     pub(crate) fn push_run(&self, room: &Room, run: Run, shard: usize) -> bool {
-        let share = Share::of(&run);
+        let size = Share::of(&run);
         let mut inner = self.lock();
-        if inner.ended.is_some() {
+        if inner.ended != Ended::No {
             return true;
         }
-        let mut room_share = inner.shares.get(room).copied().unwrap_or_default();
+        let mut of_room = inner.shares.get(room).copied().unwrap_or_default();
         let mut total = inner.total;
-        room_share.add(share);
-        total.add(share);
+        of_room.add(size);
+        total.add(size);
         // A single run always finds place in an empty queue, however large it is.
-        let over_room = !room_share.within(4) && room_share.items != share.items;
-        let over_total = !total.within(1) && total.items != share.items;
+        let over_room = !of_room.within(4) && of_room.items != size.items;
+        let over_total = !total.within(1) && total.items != size.items;
         if over_room || over_total {
             inner.waiting |= 1 << shard;
             drop(inner);
@@ -122,11 +132,11 @@ impl Queue {
             return false;
         }
         inner.total = total;
-        *inner.shares.entry_ref(room).or_default() = room_share;
+        *inner.shares.entry_ref(room).or_default() = of_room;
         inner.append(room, run);
         drop(inner);
-        self.metrics.link_queue_items.inc_by(signed(share.items));
-        self.metrics.link_queue_bytes.inc_by(signed(share.bytes));
+        self.metrics.link_queue_items.inc_by(signed(size.items));
+        self.metrics.link_queue_bytes.inc_by(signed(size.bytes));
         self.ready.notify_one();
         true
     }
@@ -134,7 +144,7 @@ impl Queue {
     /// Queues what must not be dropped; false when too much of it waits.
     pub(super) fn push_control(&self, control: Control) -> bool {
         let mut inner = self.lock();
-        if inner.ended.is_some() {
+        if inner.ended != Ended::No {
             return true;
         }
         if inner.controls >= LINK_QUEUE_CONTROLS {
@@ -166,12 +176,13 @@ impl Queue {
     /// No more is taken in.
     pub(super) fn end(&self, reason: Option<End>) {
         let mut inner = self.lock();
-        if inner.ended.is_none() {
-            inner.ended = Some(reason);
+        if inner.ended == Ended::No {
+            inner.ended = reason.map_or(Ended::Quietly, Ended::For);
         }
         if reason == Some(End::Overrun) {
             let total = inner.total;
             inner.messages.clear();
+            inner.shares.clear();
             inner.total = Share::default();
             drop(inner);
             self.gauge_out(total);
@@ -195,7 +206,11 @@ impl Queue {
     fn try_pop(&self, into: &mut VecDeque<Message>) -> Option<Result<u64, Option<End>>> {
         let mut inner = self.lock();
         if inner.messages.is_empty() {
-            return inner.ended.map(Err);
+            return match inner.ended {
+                Ended::No => None,
+                Ended::Quietly => Some(Err(None)),
+                Ended::For(end) => Some(Err(Some(end))),
+            };
         }
         let mut taken = Share::default();
         while taken.bytes < LINK_MESSAGE_BYTES

@@ -85,7 +85,7 @@ impl Inner {
         let mut shard = self.shard(&room);
         let stored = shard.rooms.entry(room.clone()).or_default();
         let key = key.map(|key| (sender, key, key_ttl.unwrap_or(self.keep.dedup_window)));
-        let receipt = stored.publish(key, entry.clone(), &self.keep, now, &self.clock);
+        let receipt = stored.publish(key, &entry, &self.keep, now, &self.clock);
         if shard.subscribed.contains(&room) {
             let entry = (!receipt.duplicate).then_some(entry);
             // Under the lock, so that announcements come in the order of the numbers. It only queues.

@@ -19,7 +19,7 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use proto::{Position, Room};
 use redis::{RedisError, RedisResult, Value};
 use service::{Lifecycle, settings::Secret};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 pub use self::address::RedisAddress;
@@ -96,8 +96,16 @@ impl Redis {
 }
 
 impl Inner {
+    /// A place among the reads under way.
+    async fn place(&self) -> Result<SemaphorePermit<'_>, ReadError> {
+        if self.reads.available_permits() == 0 {
+            self.shared.metrics.reads_full.inc();
+        }
+        self.reads.acquire().await.map_err(|_| ReadError)
+    }
+
     async fn read(&self, room: &Room, from: &ReadFrom, limit: PageLimit) -> Result<Page, ReadError> {
-        let _permit = self.reads.acquire().await.map_err(|_| ReadError)?;
+        let _permit = self.place().await?;
         let connection = self.commands.connection().ok_or(ReadError)?;
         let (meta, history) = (self.shared.keys.meta(room), self.shared.keys.history(room));
         let call = self.shared.scripts.read(&meta, &history, from, limit, self.shared.floor());
@@ -114,7 +122,7 @@ impl Inner {
     }
 
     async fn positions(&self, rooms: &[Room]) -> Result<Vec<Option<Position>>, ReadError> {
-        let _permit = self.reads.acquire().await.map_err(|_| ReadError)?;
+        let _permit = self.place().await?;
         let connection = self.commands.connection().ok_or(ReadError)?;
         let mut pipeline = redis::pipe();
         pipeline.cmd("INFO").arg("replication");

@@ -72,6 +72,7 @@ impl Inbox {
         let mut guard = self.lock();
         let inner = &mut *guard;
         if inner.batch.announcements.len() < SHARD_ANNOUNCEMENTS && inner.bytes + bytes <= SHARD_ANNOUNCEMENT_BYTES {
+            self.metrics.shard_queue_items.inc();
             inner.batch.announcements.push_back(announcement);
             inner.bytes += bytes;
         } else {
@@ -109,7 +110,11 @@ impl Inbox {
                 let mut inner = self.lock();
                 if !inner.batch.is_empty() {
                     inner.bytes = 0;
-                    return std::mem::take(&mut inner.batch);
+                    let batch = std::mem::take(&mut inner.batch);
+                    drop(inner);
+                    let taken = i64::try_from(batch.announcements.len()).unwrap_or(i64::MAX);
+                    self.metrics.shard_queue_items.dec_by(taken);
+                    return batch;
                 }
             }
             self.ready.notified().await;

@@ -262,7 +262,7 @@ impl Shard {
                 }
             }
             Answer::Positions { start, rooms, result: Err(ReadError) } => {
-                self.ask_positions(start, rooms, retry_delay())
+                self.ask_positions(start, rooms, retry_delay());
             }
             Answer::Page { purpose, asked, result: Ok(page) } => self.page(purpose, &asked, &page),
             Answer::Page { purpose, asked, result: Err(ReadError) } => self.store.page(purpose, asked, retry_delay()),

@@ -30,8 +30,14 @@ use crate::{
 /// Largest `seq` taken from an edge: beyond it no store could number exactly, and sums could overflow.
 const MAX_SEQ: u64 = 1 << 53;
 
+/// Longest epoch taken from an edge.
+const MAX_EPOCH_BYTES: usize = 128;
+
+/// Longest name of an edge that is kept.
+const MAX_EDGE_CHARS: usize = 200;
+
 /// Longest deadline of a broadcast.
-const MAX_DEADLINE: Duration = Duration::from_secs(60);
+const MAX_DEADLINE: Duration = Duration::from_mins(1);
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -60,7 +66,7 @@ impl Link for LinkService {
         let attachment = Arc::clone(&guard.attachment);
         let mut hello = self.hello.clone();
         let health = self.publishing.broker.health();
-        hello.store = health.store.as_deref().unwrap_or_default().to_owned();
+        health.store.as_deref().unwrap_or_default().clone_into(&mut hello.store);
         attachment.control(Out::Hello(hello));
         let inbound = Inbound {
             guard,
@@ -136,12 +142,15 @@ impl Inbound {
                 }
                 tracing::info!(edge = hello.edge, version = hello.version, "link open");
                 let mut report = self.guard.attachment.report();
-                report.edge = if hello.edge.is_empty() { "?".to_owned() } else { hello.edge };
+                report.edge = hello.edge.chars().take(MAX_EDGE_CHARS).collect();
+                if report.edge.is_empty() {
+                    "?".clone_into(&mut report.edge);
+                }
                 report.boot = hello.boot;
             }
             _ if !greeted => return Err(End::Protocol("the first message must be a hello")),
             Some(Kind::Interest(interest)) => {
-                let wishes = interest.rooms.into_iter().filter_map(|wish| self.wish(wish)).collect();
+                let wishes = interest.rooms.iter().filter_map(|wish| self.wish(wish)).collect();
                 self.dispatcher.interest(&self.guard.attachment, wishes).await;
             }
             Some(Kind::Read(read)) => self.read(read),
@@ -159,9 +168,9 @@ impl Inbound {
         Ok(())
     }
 
-    fn wish(&self, wish: RoomInterest) -> Option<Wish> {
+    fn wish(&self, wish: &RoomInterest) -> Option<Wish> {
         match Room::try_new(&wish.room) {
-            Ok(room) => Some(Wish { room, wanted: wish.wanted, position: wish.position.map(position) }),
+            Ok(room) => Some(Wish { room, wanted: wish.wanted, position: wish.position.as_ref().map(position) }),
             Err(error) => {
                 self.publishing.metrics.unknown_messages.inc();
                 tracing::warn!(%error, "an edge wants a room that cannot be");
@@ -224,7 +233,7 @@ impl Inbound {
             Err(error) => return refuse(status::link_invalid(error.to_string())),
         };
         let from = match read.from {
-            Some(From::After(after)) => ReadFrom::After(position(after)),
+            Some(From::After(after)) => ReadFrom::After(position(&after)),
             Some(From::Last(count)) => ReadFrom::Last(count.into()),
             None => return refuse(status::link_invalid("a read needs `after` or `last`")),
         };
@@ -258,9 +267,10 @@ fn held(kind: Out, permit: OwnedSemaphorePermit) -> Control {
     Control { kind, permit: Some(permit) }
 }
 
-fn position(wire: proto::wire::Position) -> Position {
-    let position = Position::from(wire);
-    Position { seq: position.seq.min(MAX_SEQ), ..position }
+fn position(wire: &proto::wire::Position) -> Position {
+    // No broker makes such an epoch; it need not be kept to be known as another one.
+    let epoch = if wire.epoch.len() > MAX_EPOCH_BYTES { "?" } else { &wire.epoch };
+    Position::new(epoch, wire.seq.min(MAX_SEQ))
 }
 
 impl std::fmt::Debug for Inbound {

@@ -13,6 +13,7 @@ use proto::{
         publisher_server::Publisher,
     },
 };
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::status;
@@ -32,6 +33,7 @@ const DEFAULT_HISTORY: u32 = 100;
 pub(crate) struct PublisherService {
     pub(crate) keys: ApiKeys,
     pub(crate) publishing: Publishing,
+    pub(crate) drain: CancellationToken,
 }
 
 impl PublisherService {
@@ -114,7 +116,7 @@ impl Publisher for PublisherService {
         request: Request<Streaming<PublishRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         let from = self.count("PublishStream", self.publisher(request.metadata()))?;
-        let stream = stream::results(self.publishing.clone(), from, request.into_inner());
+        let stream = stream::results(self.publishing.clone(), from, request.into_inner(), self.drain.clone());
         Ok(Response::new(Box::pin(stream)))
     }
 

@@ -15,8 +15,8 @@ use crate::{
 /// Trailer of what is certainly not stored.
 const STORED: &str = "realtime-stored";
 
-/// Trailer with the milliseconds after which a refused publisher should come back.
-const RETRY: &str = "retry-after-ms";
+/// Trailer with the milliseconds after which to come back, which gRPC clients with a retry policy heed.
+const RETRY: &str = "grpc-retry-pushback-ms";
 
 pub(crate) fn retry_ms() -> u32 {
     u32::try_from(RETRY_AFTER.as_millis()).unwrap_or(u32::MAX)

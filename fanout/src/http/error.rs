@@ -31,8 +31,9 @@ impl HttpError {
         self.code
     }
 
-    pub(super) fn unauthenticated(error: &Unauthenticated) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "token_invalid", error.to_string())
+    pub(super) fn unauthenticated(error: Unauthenticated, given: bool) -> Self {
+        let code = if given { "token_invalid" } else { "token_missing" };
+        Self::new(StatusCode::UNAUTHORIZED, code, error.to_string())
     }
 
     pub(super) fn read_only() -> Self {
@@ -41,6 +42,11 @@ impl HttpError {
 
     pub(super) fn bad_request(error: &str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_message", error)
+    }
+
+    /// A segment that is no UTF-8 once decoded.
+    pub(super) fn bad_path() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_room", "a room's name is UTF-8, percent-encoded")
     }
 
     pub(super) fn bad_json(error: &serde_json::Error) -> Self {

@@ -23,7 +23,7 @@ use tonic::server::NamedService;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::ServiceExt as _;
 
-use crate::{broker::Broker, grpc::publish::PublisherService};
+use crate::{broker::Broker, grpc::publish::PublisherService, metrics::Metrics};
 
 /// From a connection's start to its first byte, and from the end of a response to the end of the next request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -172,8 +172,13 @@ pub(super) fn by_content_type(grpc: Router, json: Router) -> Router {
     Router::new().fallback_service(service)
 }
 
-/// Keeps the gRPC health service in step with the broker and the drain.
-pub(super) async fn report_health(reporter: HealthReporter, broker: Arc<dyn Broker>, lifecycle: &Lifecycle) {
+/// Keeps the gRPC health service, and the metric, in step with the broker and the drain.
+pub(super) async fn report_health(
+    reporter: HealthReporter,
+    broker: Arc<dyn Broker>,
+    metrics: Arc<Metrics>,
+    lifecycle: &Lifecycle,
+) {
     let drain = lifecycle.drain().clone();
     let report = async move |ready: bool| {
         let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
@@ -184,7 +189,9 @@ pub(super) async fn report_health(reporter: HealthReporter, broker: Arc<dyn Brok
     report(broker.health().ready).await;
     lifecycle.spawn(async move {
         while !drain.is_cancelled() {
-            report(broker.health().ready).await;
+            let ready = broker.health().ready;
+            metrics.broker_up.set(ready.into());
+            report(ready).await;
             let _ = timeout(HEALTH_CHECK, drain.cancelled()).await;
         }
         report(false).await;

@@ -184,6 +184,7 @@ async fn errors_of_http_have_their_status_and_code() {
         (post, &*large, 413, "message_too_large"),
         (post, &*huge, 413, "message_too_large"),
         ("POST /v1/rooms/%20a/publications", "{\"body\":1}", 400, "bad_room"),
+        ("GET /v1/rooms/%ff", "", 400, "bad_room"),
         ("GET /v1/rooms/a/publications?last=1&after=2", "", 400, "bad_message"),
         ("GET /v1/rooms/a/publications?limit=x", "", 400, "bad_message"),
         ("GET /v1/nothing", "", 404, "not_found"),

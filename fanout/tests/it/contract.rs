@@ -86,7 +86,8 @@ async fn publications_are_stored_and_announced_in_the_order_of_calls(subject: &S
         let seq = next.get_mut(&room).unwrap();
         assert_eq!(position.seq, *seq, "each once, in order");
         *seq += 1;
-        let number = (position.seq as usize - 1) * 3 + rooms.iter().position(|known| *known == room.as_str()).unwrap();
+        let index = rooms.iter().zip(0..).find(|(known, _)| **known == room.as_str()).unwrap().1;
+        let number: u64 = (position.seq - 1) * 3 + index;
         assert_eq!(entry.unwrap(), number.to_string());
     }
 }
@@ -123,7 +124,7 @@ async fn a_key_is_remembered_for_its_room_and_sender(subject: &Subject) {
     assert!(!subject.publish_as("a", "7", "other", None).await.duplicate);
     assert_eq!(subject.read("a", ReadFrom::Oldest).await.entries.len(), 3);
     // A time of its own outlives the window, which ends.
-    subject.publish_as("long", "7", "k", Some(Duration::from_secs(60))).await;
+    subject.publish_as("long", "7", "k", Some(Duration::from_mins(1))).await;
     eventually("the window's end", async || !subject.publish_as("c", "7", "k", None).await.duplicate).await;
     eventually("the window's end", async || !subject.publish_as("c", "7", "k", None).await.duplicate).await;
     assert!(subject.publish_as("long", "7", "k", None).await.duplicate);

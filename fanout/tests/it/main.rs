@@ -6,6 +6,7 @@ mod api;
 mod contract;
 mod link;
 mod memory;
+mod process;
 mod redis;
 mod redis_node;
 mod redis_server;

@@ -10,14 +10,14 @@ use crate::subject::{Subject, keep};
 #[tokio::test(start_paused = true)]
 async fn everything_expires_in_its_time() {
     let subject = Subject::memory(keep());
-    let position = subject.publish_as("a", "7", "k", Some(Duration::from_secs(3600))).await.position;
+    let position = subject.publish_as("a", "7", "k", Some(Duration::from_hours(1))).await.position;
     tokio::time::advance(Duration::from_secs(59)).await;
     assert_eq!(subject.read("a", ReadFrom::Oldest).await.entries.len(), 1);
     tokio::time::advance(Duration::from_secs(2)).await;
     let page = subject.read("a", ReadFrom::Oldest).await;
     assert_eq!((page.entries.len(), page.position), (0, position.clone()));
     assert!(subject.publish_as("a", "7", "k", None).await.duplicate, "a key's time is its own");
-    tokio::time::advance(Duration::from_secs(24 * 3600 + 60)).await;
+    tokio::time::advance(Duration::from_mins(1441)).await;
     assert_eq!(subject.read("a", ReadFrom::Oldest).await.position, Position::default());
     let new = subject.publish("a", "1").await.position;
     assert_eq!(new.seq, 1);

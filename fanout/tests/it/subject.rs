@@ -93,7 +93,7 @@ pub(crate) struct Subject {
 }
 
 pub(crate) fn keep() -> Keep {
-    Keep { history_size: 1000, history_ttl: Duration::from_secs(60), dedup_window: Duration::from_secs(60) }
+    Keep { history_size: 1000, history_ttl: Duration::from_mins(1), dedup_window: Duration::from_mins(1) }
 }
 
 pub(crate) const PAGE: PageLimit = PageLimit { items: 1000, bytes: 1 << 20 };

@@ -166,7 +166,9 @@ impl Edge {
     }
 
     /// Hears nothing more and says nothing more.
-    pub(crate) fn detach(self) {}
+    pub(crate) fn detach(self) {
+        drop(self);
+    }
 }
 
 /// One HTTP/1.1 request: status and body.

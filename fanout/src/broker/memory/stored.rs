@@ -29,7 +29,7 @@ impl Stored {
     pub(super) fn publish(
         &mut self,
         key: Option<(Arc<str>, Key, Duration)>,
-        entry: Bytes,
+        entry: &Bytes,
         keep: &Keep,
         now: Instant,
         clock: &Clock,
@@ -47,7 +47,7 @@ impl Stored {
         }
         self.position.seq += 1;
         // The block it came in with is larger than the entry: keep only the entry.
-        self.history.push_back(Bytes::copy_from_slice(&entry));
+        self.history.push_back(Bytes::copy_from_slice(entry));
         while self.history.len() as u64 > keep.history_size {
             self.history.pop_front();
         }

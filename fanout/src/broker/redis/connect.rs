@@ -105,11 +105,11 @@ async fn open(settings: &RedisSettings, on_push: Option<OnPush>, drivers: &Drive
     }
     let (redis, driver) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
     let dead = drivers.end.child_token();
-    let driven = dead.clone();
+    let until = dead.clone();
     drivers.lifecycle.spawn(async move {
         // Dropped with the socket when cut; ended when the socket is.
-        driven.run_until_cancelled(driver).await;
-        driven.cancel();
+        until.run_until_cancelled(driver).await;
+        until.cancel();
     });
     Ok(Connection { redis, _cut: Arc::new(dead.clone().drop_guard()), dead })
 }

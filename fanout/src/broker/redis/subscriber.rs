@@ -205,12 +205,11 @@ fn heard(push: PushInfo, shared: &Shared) {
     if push.kind != PushKind::Message {
         return;
     }
-    match announcement(push, shared) {
-        Some(announcement) => {
-            shared.seen(&announcement.position);
-            shared.events.announced(announcement);
-        }
-        None => tracing::warn!("an announcement was not understood"),
+    if let Some(announcement) = announcement(push, shared) {
+        shared.seen(&announcement.position);
+        shared.events.announced(announcement);
+    } else {
+        tracing::warn!("an announcement was not understood");
     }
 }
 

@@ -4,12 +4,14 @@ use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll, time::D
 
 use futures_util::{Stream, stream::unfold};
 use proto::wire::{PublishRequest, PublishResult};
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::{result, settle, submit};
 use crate::{
     broker::{Pending, Receipt, StoreError},
     defaults::{STREAM_PUBLISH_BYTES, STREAM_PUBLISHES},
+    grpc::status,
     publishing::{PublishError, Publishing},
 };
 
@@ -27,15 +29,18 @@ struct Results {
     /// Taken from the stream, but the queue was full.
     refused: Option<PublishRequest>,
     ended: bool,
+    /// The node drains: no more is read, what was is answered, and the client told.
+    drain: CancellationToken,
 }
 
 pub(super) fn results(
     publishing: Publishing,
     from: Arc<str>,
     requests: Streaming<PublishRequest>,
+    drain: CancellationToken,
 ) -> impl Stream<Item = Result<PublishResult, Status>> {
     let offered = VecDeque::new();
-    let results = Results { publishing, from, requests, offered, bytes: 0, refused: None, ended: false };
+    let results = Results { publishing, from, requests, offered, bytes: 0, refused: None, ended: false, drain };
     unfold(Some(results), |results| async {
         let mut results = results?;
         match results.next().await {
@@ -75,7 +80,8 @@ impl Results {
                         self.offer(request);
                     }
                 }
-                else => return Ok(None),
+                () = self.drain.cancelled(), if !self.ended => self.ended = true,
+                else => return if self.drain.is_cancelled() { Err(status::draining()) } else { Ok(None) },
             }
         }
     }
@@ -83,6 +89,7 @@ impl Results {
     fn offer(&mut self, request: PublishRequest) {
         let pending = submit(&self.publishing, &self.from, &request);
         if matches!(pending, Err(PublishError::Store(StoreError::Busy))) {
+            self.publishing.metrics.stream_full.inc();
             self.refused = Some(request);
         } else {
             let bytes = request.body.len();
