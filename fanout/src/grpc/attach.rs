@@ -242,11 +242,10 @@ impl Inbound {
         let publishing = self.publishing.clone();
         let answer = async move {
             let mut result = ReadResult { id: read.id, room: read.room, ..ReadResult::default() };
-            match publishing.read(room, from.clone(), limit).await {
+            match publishing.read(room, from, limit).await {
                 Ok(page) => {
-                    // One epoch only has room in the answer: of the one before, an edge is told by its interest.
-                    let page = page.of_present_epoch(&from);
                     result.position = Some(page.position.into());
+                    result.prev = page.prev.map(Into::into);
                     result.complete = page.complete;
                     result.first_seq = page.first_seq;
                     result.entries = page.entries;

@@ -972,6 +972,10 @@ pub struct ReadResult {
     /// Set when the read could not be done; all else is then unset.
     #[prost(message, optional, tag = "7")]
     pub error: ::core::option::Option<LinkError>,
+    /// Where the epoch before this one ended, if it is known: entries up to there are of that epoch, which `complete` then
+    /// speaks of as well.
+    #[prost(message, optional, tag = "8")]
+    pub prev: ::core::option::Option<Position>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Receipt {
