@@ -3,8 +3,11 @@
 
 mod catch_up;
 mod inbox;
+mod member;
 mod shard;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::{num::NonZero, sync::Arc};
 

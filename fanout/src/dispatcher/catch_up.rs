@@ -2,60 +2,23 @@
 //! history, page by page, their rooms taking turns, while their queue is at most half full; a page serves all whose
 //! cursor it meets. At the room's position they are live.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, time::Duration};
 
 use ahash::RandomState;
 use hashbrown::HashSet;
-use proto::{Position, Room, wire};
+use proto::Room;
 
 use super::{
+    member::{Member, Mode},
     shard::{RoomEntry, Shard},
     store::{Asked, Purpose},
 };
 use crate::{
-    attachments::{Attachment, AttachmentId, Space},
+    attachments::{AttachmentId, Space},
     broker::Page,
     defaults::CATCH_UP_READS,
-    room::{Advance, Cursor, Effect, Effects, LostReason},
+    room::Effects,
 };
-
-/// An attachment in a room.
-#[derive(Debug)]
-pub(super) struct Member {
-    pub(super) attachment: Arc<Attachment>,
-    /// `seq` of the last publication handed over, in the room's epoch; for a live one.
-    pub(super) cursor: u64,
-    pub(super) mode: Mode,
-}
-
-#[derive(Debug)]
-pub(super) enum Mode {
-    /// Waits for the room to begin; with the position it came with.
-    Joining(Option<Box<Position>>),
-    /// Gets what the room delivers.
-    Live,
-    Behind(Box<Behind>),
-}
-
-#[derive(Debug)]
-pub(super) struct Behind {
-    /// Everything up to here was handed over.
-    position: Position,
-    /// The edge waits for the room's state.
-    owes_state: bool,
-}
-
-impl Mode {
-    pub(super) fn behind(position: Position, owes_state: bool) -> Self {
-        Self::Behind(Box::new(Behind { position, owes_state }))
-    }
-}
-
-impl Member {
-    pub(super) fn joining(attachment: Arc<Attachment>, position: Option<Position>) -> Self {
-        Self { attachment, cursor: 0, mode: Mode::Joining(position.map(Box::new)) }
-    }
-}
 
 /// An attachment's rooms that are behind, in turn.
 #[derive(Debug, Default)]
@@ -164,77 +127,4 @@ impl RoomEntry {
         let known = self.data.state.position().is_some_and(|at| at.epoch == page.position.epoch);
         if known { Effects::new() } else { self.data.state.check() }
     }
-}
-
-impl Member {
-    /// Moves one that is behind on by a page read after `after`, if it meets its cursor; the room is at `at`. False if
-    /// the page is of an epoch that the room has left.
-    fn take_page(&mut self, room: &Room, after: &Position, page: &Page, at: &Position, shard: usize) -> bool {
-        let Mode::Behind(behind) = &mut self.mode else { return true };
-        let last = (page.first_seq + page.entries.len() as u64).saturating_sub(1);
-        let position = &behind.position;
-        let within = position.epoch == page.position.epoch && (page.first_seq..=last).contains(&(position.seq + 1));
-        if position != after && !within {
-            return true;
-        }
-        let before = position.clone();
-        let mut cursor = Cursor { position: before.clone(), left: 0 };
-        let mut effects = Effects::new();
-        let advance = cursor.advance(&before, page, &mut effects);
-        if advance == Advance::FromThePast {
-            if at.epoch.generation() >= before.epoch.generation() {
-                return false;
-            }
-            // The edge comes from a later epoch than this store has ever had here.
-            cursor.position = at.clone();
-            effects.push(Effect::Lost(at.clone(), LostReason::Failover));
-        }
-        let finished_prev = page.complete && page.prev.as_ref().is_some_and(|prev| prev.epoch == before.epoch);
-        if behind.owes_state {
-            behind.owes_state = false;
-            let kept = finished_prev || !matches!(effects.first(), Some(Effect::Lost(..)));
-            if kept {
-                self.attachment.control(state(room, before, true));
-            } else if let Effect::Lost(to, _) = effects.remove(0) {
-                behind.position = to.clone();
-                self.attachment.control(state(room, to, false));
-            }
-        }
-        for effect in effects {
-            match effect {
-                Effect::Deliver(run) => {
-                    let end = Position { epoch: run.epoch.clone(), seq: run.last_seq() };
-                    if !self.attachment.queue.push_run(room, run, shard) {
-                        return true;
-                    }
-                    behind.position = end;
-                }
-                Effect::Lost(to, reason) => {
-                    behind.position = to.clone();
-                    self.attachment.control(lost(room, to, reason));
-                }
-                Effect::Read(_) | Effect::AskLater => {}
-            }
-        }
-        behind.position = cursor.position;
-        if behind.position.epoch == at.epoch && behind.position.seq >= at.seq {
-            self.cursor = behind.position.seq;
-            self.mode = Mode::Live;
-        }
-        true
-    }
-}
-
-pub(super) fn state(room: &Room, position: Position, complete: bool) -> wire::fanout_message::Kind {
-    let position = Some(position.into());
-    wire::fanout_message::Kind::State(wire::State { room: room.as_str().to_owned(), position, complete })
-}
-
-pub(super) fn lost(room: &Room, position: Position, reason: LostReason) -> wire::fanout_message::Kind {
-    let reason = match reason {
-        LostReason::History => wire::LostReason::History,
-        LostReason::Failover => wire::LostReason::Failover,
-    };
-    let (room, position, reason) = (room.as_str().to_owned(), Some(position.into()), reason.into());
-    wire::fanout_message::Kind::Lost(wire::Lost { room, position, reason })
 }

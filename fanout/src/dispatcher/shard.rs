@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Interest, Wish,
-    catch_up::{Member, Mode, Turns, lost, state},
+    catch_up::Turns,
     inbox::{Batch, Inbox},
+    member::Member,
     store::{Answer, Asked, Purpose, Store, retry_delay},
 };
 use crate::{
@@ -370,49 +371,6 @@ impl Shard {
         for id in fell_behind {
             self.enqueue(id, room);
             self.take_turns(id);
-        }
-    }
-}
-
-impl Member {
-    /// Begins delivery to a member that joined, with the room at `at`; true if it must catch up first.
-    fn admit(&mut self, room: &Room, at: &Position) -> bool {
-        let Mode::Joining(from) = std::mem::replace(&mut self.mode, Mode::Live) else { return false };
-        match from {
-            Some(from) if *from != *at => {
-                self.mode = Mode::behind(*from, true);
-                true
-            }
-            _ => {
-                self.cursor = at.seq;
-                self.attachment.control(state(room, at.clone(), true));
-                false
-            }
-        }
-    }
-
-    /// Hands the run to a live member; true if it fell behind by that.
-    fn deliver(&mut self, room: &Room, run: &crate::room::Run, shard: usize) -> bool {
-        if !matches!(self.mode, Mode::Live) || self.cursor >= run.last_seq() {
-            return false;
-        }
-        let part = if self.cursor < run.first_seq { Some(run.clone()) } else { run.after(self.cursor) };
-        let Some(part) = part else { return false };
-        let (first, last) = (part.first_seq, part.last_seq());
-        if self.attachment.queue.push_run(room, part, shard) {
-            self.cursor = last;
-            return false;
-        }
-        self.mode = Mode::behind(Position { epoch: run.epoch.clone(), seq: first - 1 }, false);
-        true
-    }
-
-    /// Tells a live member of a loss. One behind finds out by itself.
-    fn lost(&mut self, room: &Room, position: &Position, reason: LostReason) {
-        let passed = reason == LostReason::History && self.cursor >= position.seq;
-        if matches!(self.mode, Mode::Live) && !passed {
-            self.cursor = position.seq;
-            self.attachment.control(lost(room, position.clone(), reason));
         }
     }
 }

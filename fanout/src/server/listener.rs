@@ -114,7 +114,10 @@ async fn serve(
     closing: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     // hyper waits without limit for the bytes that tell the protocol.
-    timeout(HEAD_TIMEOUT, stream.peek(&mut [0])).await??;
+    match closing.run_until_cancelled(timeout(HEAD_TIMEOUT, stream.peek(&mut [0]))).await {
+        Some(first) => first??,
+        None => return Ok(()),
+    };
     let service = TowerToHyperService::new(router.map_request(|request: Request<Incoming>| request));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);

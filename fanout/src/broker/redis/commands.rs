@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::{ErrorKind, RedisError, RedisResult};
+use redis::{ErrorKind, RedisError, RedisResult, aio::MultiplexedConnection};
 use service::{Backoff, Lifecycle};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -98,7 +98,18 @@ async fn prepare(settings: &RedisSettings, keys: &Keys, drivers: &Drivers) -> Re
     identity.cmd("SET").arg(keys.identity()).arg(mine).arg("NX").ignore();
     identity.cmd("GET").arg(keys.identity());
     let (store,): (String,) = identity.query_async(&mut redis).await?;
+    warn_of_eviction(redis).await;
     Ok(Connected { connection, store: store.into() })
+}
+
+/// A store that evicts keys loses histories and positions as it likes.
+async fn warn_of_eviction(mut redis: MultiplexedConnection) {
+    let Ok(info) = redis::cmd("INFO").arg("memory").query_async::<String>(&mut redis).await else { return };
+    if let Some(policy) = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"))
+        && policy != "noeviction"
+    {
+        tracing::warn!(policy, "Redis may evict rooms: set maxmemory-policy to noeviction");
+    }
 }
 
 /// Returns once the connection is of no use any more.
