@@ -120,8 +120,7 @@ impl Member {
             effects.push(Effect::Lost(at.clone(), LostReason::Failover));
         }
         let finished_prev = page.complete && page.prev.as_ref().is_some_and(|prev| prev.epoch == before.epoch);
-        if behind.owes_state {
-            behind.owes_state = false;
+        if std::mem::take(&mut behind.owes_state) {
             let kept = finished_prev || !matches!(effects.first(), Some(Effect::Lost(..)));
             if kept {
                 self.attachment.control(state(room, before, true));
@@ -130,26 +129,35 @@ impl Member {
                 self.attachment.control(state(room, to, false));
             }
         }
+        if behind.hand_over(&self.attachment, room, effects, shard) {
+            behind.position = cursor.position;
+            if behind.position.epoch == at.epoch && behind.position.seq >= at.seq {
+                self.cursor = behind.position.seq;
+                self.mode = Mode::Live;
+            }
+        }
+        true
+    }
+}
+
+impl Behind {
+    /// Hands over what a page gave, as far as the queue takes it; true if all of it.
+    fn hand_over(&mut self, attachment: &Attachment, room: &Room, effects: Effects, shard: usize) -> bool {
         for effect in effects {
             match effect {
                 Effect::Deliver(run) => {
                     let end = Position { epoch: run.epoch.clone(), seq: run.last_seq() };
-                    if !self.attachment.queue.push_run(room, run, shard) {
-                        return true;
+                    if !attachment.queue.push_run(room, run, shard) {
+                        return false;
                     }
-                    behind.position = end;
+                    self.position = end;
                 }
                 Effect::Lost(to, reason) => {
-                    behind.position = to.clone();
-                    self.attachment.control(lost(room, to, reason));
+                    self.position = to.clone();
+                    attachment.control(lost(room, to, reason));
                 }
                 Effect::Read(_) | Effect::AskLater => {}
             }
-        }
-        behind.position = cursor.position;
-        if behind.position.epoch == at.epoch && behind.position.seq >= at.seq {
-            self.cursor = behind.position.seq;
-            self.mode = Mode::Live;
         }
         true
     }
