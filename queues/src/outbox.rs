@@ -35,6 +35,8 @@ struct State<C> {
     pump: Option<Waker>,
     /// Whether the pump waits for frames, or only for a cut, the socket taking nothing now.
     wants_frames: bool,
+    /// Who waits until no more than this is held.
+    filler: Option<(Waker, Limits)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -67,8 +69,35 @@ pub enum Taken<C> {
 impl<C: Copy> Outbox<C> {
     pub fn new() -> Self {
         let held = Limits { frames: 0, bytes: 0 };
-        let state = State { frames: VecDeque::new(), held, end: End::Open, pump: None, wants_frames: false };
+        let frames = VecDeque::new();
+        let state = State { frames, held, end: End::Open, pump: None, wants_frames: false, filler: None };
         Self { state: Mutex::new(state) }
+    }
+
+    /// Queues a frame if that stays within the limits, which are the caller's own, below those of [`Self::push`].
+    pub fn try_push(&self, frame: Bytes, limits: Limits) -> bool {
+        let mut state = lock(&self.state);
+        if !matches!(state.end, End::Open) || !state.held.fits(frame.len(), limits) {
+            return false;
+        }
+        state.add(frame);
+        let pump = if state.wants_frames { state.pump.take() } else { None };
+        drop(state);
+        if let Some(pump) = pump {
+            pump.wake();
+        }
+        true
+    }
+
+    /// Ready once no more than this is held, or the outbox closed.
+    pub fn poll_low(&self, cx: &Context<'_>, low: Limits) -> Poll<()> {
+        let mut state = lock(&self.state);
+        if state.held.within(low) || !matches!(state.end, End::Open) {
+            state.filler = None;
+            return Poll::Ready(());
+        }
+        state.filler = Some((cx.waker().clone(), low));
+        Poll::Pending
     }
 
     /// Queues a frame. When that would exceed a limit the client is too slow: all that waits is dropped and the outbox
@@ -78,11 +107,9 @@ impl<C: Copy> Outbox<C> {
         if !matches!(state.end, End::Open) {
             return Err(PushError::Closed);
         }
-        let fits = state.held.frames < limits.frames && state.held.bytes + frame.len() <= limits.bytes;
+        let fits = state.held.fits(frame.len(), limits);
         if fits {
-            state.held.frames += 1;
-            state.held.bytes += frame.len();
-            state.frames.push_back(frame);
+            state.add(frame);
         } else {
             state.cut(when_full);
         }
@@ -158,6 +185,12 @@ impl<C: Copy> Outbox<C> {
         if state.frames.is_empty() && state.frames.capacity() > KEPT_CAPACITY {
             state.frames = VecDeque::new();
         }
+        let held = state.held;
+        let filler = state.filler.take_if(|(_, low)| held.within(*low));
+        drop(state);
+        if let Some((filler, _)) = filler {
+            filler.wake();
+        }
     }
 
     /// Frames and bytes that wait, those being written included.
@@ -184,7 +217,23 @@ impl<C: Copy> Default for Outbox<C> {
     }
 }
 
+impl Limits {
+    fn fits(self, more: usize, limits: Self) -> bool {
+        self.frames < limits.frames && self.bytes + more <= limits.bytes
+    }
+
+    fn within(self, limits: Self) -> bool {
+        self.frames <= limits.frames && self.bytes <= limits.bytes
+    }
+}
+
 impl<C> State<C> {
+    fn add(&mut self, frame: Bytes) {
+        self.held.frames += 1;
+        self.held.bytes += frame.len();
+        self.frames.push_back(frame);
+    }
+
     fn cut(&mut self, reason: C) {
         self.frames = VecDeque::new();
         self.held = Limits { frames: 0, bytes: 0 };

@@ -73,6 +73,18 @@ fn a_pump_that_waits_for_the_socket_hears_of_a_cut() {
 }
 
 #[test]
+fn a_filler_hears_when_there_is_room() {
+    loom::model(|| {
+        let outbox = Arc::new(Outbox::<u8>::new());
+        outbox.push(Bytes::from_static(b"1"), ROOMY, 0).unwrap();
+        let pumping = outbox.clone();
+        let writing = thread::spawn(move || pumping.written(1, 1));
+        block_on(poll_fn(|cx| outbox.poll_low(cx, Limits { frames: 0, bytes: 0 })));
+        writing.join().unwrap();
+    });
+}
+
+#[test]
 fn of_two_ends_one_wins() {
     loom::model(|| {
         let outbox = Arc::new(Outbox::<u8>::new());

@@ -57,6 +57,24 @@ fn a_finished_outbox_empties_before_it_closes() {
 }
 
 #[test]
+fn a_filler_stays_below_its_own_limits_and_hears_when_there_is_room() {
+    let outbox = Outbox::new();
+    let low = Limits { frames: 1, bytes: 50 };
+    let cx = Context::from_waker(Waker::noop());
+    assert!(outbox.try_push(frame(40), low));
+    assert!(!outbox.try_push(frame(1), low), "frames");
+    assert_eq!(outbox.poll_low(&cx, low), Poll::Ready(()));
+    outbox.push(frame(10), LIMITS, "slow").unwrap();
+    assert_eq!(outbox.poll_low(&cx, low), Poll::Pending);
+    assert_eq!(take(&outbox, &mut VecDeque::new()), Poll::Ready(Taken::Frames));
+    outbox.written(2, 50);
+    assert_eq!(outbox.poll_low(&cx, low), Poll::Ready(()));
+    assert!(!outbox.try_push(frame(51), low), "bytes");
+    outbox.finish("done");
+    assert!(!outbox.try_push(frame(1), low));
+}
+
+#[test]
 fn a_burst_gives_its_memory_back() {
     let outbox = Outbox::new();
     let mut pump = VecDeque::new();
