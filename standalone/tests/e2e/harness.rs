@@ -1,0 +1,46 @@
+//! What makes a test read as a sentence:
+//! `Stage::plan().redis().fanouts(2).edges(2).start().await`, `stage.edge(0).connect("ana").await.join("lobby").await`.
+
+mod backend;
+mod binaries;
+mod client;
+mod process;
+mod publisher;
+mod raw;
+mod redis;
+mod stage;
+mod token;
+
+use std::{future::Future, time::Duration};
+
+pub(crate) use self::{
+    backend::Backend,
+    binaries::{build_directory, repository, workspace_binary},
+    client::{Client, Message},
+    process::{Process, free_port, run},
+    publisher::publish_body,
+    raw::RawClient,
+    redis::RedisServer,
+    stage::{Edge, Fanout, LINK_TOKEN, Plan, SECRET, Stage, free_environment, get, readyz},
+    token::{Token, now_s},
+};
+
+/// How long anything may take that should happen at once: long, as the machine may be busy building.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+const CHECK: Duration = Duration::from_millis(20);
+
+/// Waits for it, within [`PATIENCE`].
+pub(crate) async fn soon<T>(what: &str, it: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, it).await.unwrap_or_else(|_| panic!("waited in vain: {what}"))
+}
+
+/// Asks again until it holds, within [`PATIENCE`].
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    soon(what, async {
+        while !holds().await {
+            tokio::time::sleep(CHECK).await;
+        }
+    })
+    .await;
+}

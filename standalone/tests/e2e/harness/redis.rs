@@ -1,0 +1,63 @@
+use std::path::Path;
+
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+};
+
+use super::{Process, eventually, free_port};
+
+/// A `redis-server` of the test's own that keeps nothing on disk: stopped and started, it is empty.
+#[derive(Debug)]
+pub(crate) struct RedisServer {
+    port: u16,
+    directory: TempDir,
+    process: Option<Process>,
+}
+
+impl RedisServer {
+    pub(crate) async fn start() -> Self {
+        let mut server = Self { port: free_port(), directory: TempDir::new().unwrap(), process: None };
+        server.start_again().await;
+        server
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) async fn stop(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.ends_well().await;
+        }
+    }
+
+    pub(crate) async fn start_again(&mut self) {
+        let (port, directory) = (self.port.to_string(), self.directory.path().to_str().unwrap());
+        let options = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", directory];
+        self.process = Some(Process::start(Path::new("redis-server"), &options, &[]));
+        eventually("redis-server answers", async || {
+            self.command("PING").await.is_ok_and(|answer| answer.starts_with("+PONG"))
+        })
+        .await;
+    }
+
+    /// Connections that subscribe.
+    pub(crate) async fn subscribers(&self) -> usize {
+        self.command("CLIENT LIST TYPE pubsub").await.unwrap().matches("id=").count()
+    }
+
+    async fn command(&self, command: &str) -> std::io::Result<String> {
+        let mut stream = BufReader::new(TcpStream::connect(self.address()).await?);
+        stream.write_all(format!("{command}\r\n").as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_line(&mut answer).await?;
+        let Some(length) = answer.strip_prefix('$').and_then(|length| length.trim().parse().ok()) else {
+            return Ok(answer);
+        };
+        let mut bulk = vec![0; length];
+        stream.read_exact(&mut bulk).await?;
+        Ok(String::from_utf8(bulk).unwrap())
+    }
+}

@@ -1,0 +1,175 @@
+use std::{net::SocketAddr, time::Duration};
+
+use http::StatusCode;
+
+use super::{Client, Process, RawClient, RedisServer, Token, eventually, workspace_binary};
+
+/// Signs the tests' tokens. No log may contain it.
+pub(crate) const SECRET: &str = "the secret of the end-to-end tests, 32 bytes and more";
+
+/// What edges show fanout nodes. No log may contain it either.
+pub(crate) const LINK_TOKEN: &str = "the link token of the end-to-end tests";
+
+type Settings = Vec<(String, String)>;
+
+/// Fanout nodes and edges, and perhaps a Redis, as processes; in the making.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    redis: bool,
+    fanouts: usize,
+    edges: usize,
+    settings: Settings,
+}
+
+/// The same, up and ready.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    edges: Vec<Edge>,
+    fanouts: Vec<Fanout>,
+    pub(crate) redis: Option<RedisServer>,
+}
+
+impl Stage {
+    /// One edge, one fanout node, memory broker.
+    pub(crate) fn plan() -> Plan {
+        Plan { fanouts: 1, edges: 1, ..Plan::default() }
+    }
+
+    pub(crate) fn edge(&self, index: usize) -> &Edge {
+        &self.edges[index]
+    }
+
+    pub(crate) fn fanout(&self, index: usize) -> &Fanout {
+        &self.fanouts[index]
+    }
+
+    pub(crate) fn redis(&mut self) -> &mut RedisServer {
+        self.redis.as_mut().expect("a stage with Redis")
+    }
+
+    pub(crate) fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.edges.iter().map(|edge| &edge.process).chain(self.fanouts.iter().map(|fanout| &fanout.process))
+    }
+}
+
+impl Plan {
+    pub(crate) fn redis(mut self) -> Self {
+        self.redis = true;
+        self
+    }
+
+    pub(crate) fn fanouts(mut self, count: usize) -> Self {
+        self.fanouts = count;
+        self
+    }
+
+    pub(crate) fn edges(mut self, count: usize) -> Self {
+        self.edges = count;
+        self
+    }
+
+    /// A setting of all processes.
+    pub(crate) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.settings.push((name.to_owned(), value.into()));
+        self
+    }
+
+    pub(crate) async fn start(self) -> Stage {
+        let redis = if self.redis { Some(RedisServer::start().await) } else { None };
+        let mut settings = self.settings;
+        if let Some(redis) = &redis {
+            settings.push(("REDIS_ADDR".to_owned(), redis.address()));
+        }
+        let fanouts: Vec<_> = (0..self.fanouts).map(|_| Fanout::start(&settings)).collect();
+        let links: Vec<_> = fanouts.iter().map(|fanout| fanout.link).collect();
+        let edges: Vec<_> = (0..self.edges).map(|_| Edge::start(&links, &settings)).collect();
+        let stage = Stage { edges, fanouts, redis };
+        for ops in stage.fanouts.iter().map(|node| node.ops).chain(stage.edges.iter().map(|edge| edge.ops)) {
+            eventually("ready", async || readyz(ops).await.0 == StatusCode::OK).await;
+        }
+        stage
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Edge {
+    pub(crate) process: Process,
+    pub(crate) ws: SocketAddr,
+    pub(crate) ops: SocketAddr,
+}
+
+impl Edge {
+    pub(crate) fn start(links: &[SocketAddr], settings: &[(String, String)]) -> Self {
+        let links: Vec<_> = links.iter().map(|link| format!("http://{link}")).collect();
+        let mut environment = vec![
+            ("LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
+            ("FANOUT_ADDR".to_owned(), links.join(",")),
+            ("JWT_SECRET".to_owned(), SECRET.to_owned()),
+        ];
+        environment.extend(common());
+        environment.extend_from_slice(settings);
+        let process = Process::start(&workspace_binary("edge"), &[], &environment);
+        let at = process.listening();
+        Self { ws: address(&at["ws"]), ops: address(&at["ops"]), process }
+    }
+
+    /// A client that speaks as this user, welcomed, and in its own room.
+    pub(crate) async fn connect(&self, user: &str) -> Client {
+        Client::connect(self.ws, &Token::of(user).sign()).await
+    }
+
+    pub(crate) async fn connect_with(&self, token: &Token) -> Client {
+        Client::connect(self.ws, &token.sign()).await
+    }
+
+    /// A client that does nothing by itself: it neither reads nor answers.
+    pub(crate) async fn connect_raw(&self, user: &str) -> RawClient {
+        RawClient::connect(self.ws, &Token::of(user).sign()).await
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Fanout {
+    pub(crate) process: Process,
+    pub(crate) link: SocketAddr,
+    pub(crate) api: SocketAddr,
+    pub(crate) ops: SocketAddr,
+}
+
+impl Fanout {
+    pub(crate) fn start(settings: &[(String, String)]) -> Self {
+        let any = |name: &str| (name.to_owned(), "127.0.0.1:0".to_owned());
+        let mut environment = vec![any("LINK_LISTEN"), any("API_LISTEN")];
+        environment.extend(common());
+        environment.extend_from_slice(settings);
+        let process = Process::start(&workspace_binary("fanout"), &[], &environment);
+        let at = process.listening();
+        Self { link: address(&at["link"]), api: address(&at["api"]), ops: address(&at["ops"]), process }
+    }
+}
+
+fn common() -> [(String, String); 3] {
+    [("OPS_LISTEN", "127.0.0.1:0"), ("LOG_FORMAT", "json"), ("LINK_TOKEN", LINK_TOKEN)]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+}
+
+/// For `standalone`: nothing fixed, so that it can be started beside others.
+pub(crate) fn free_environment() -> Settings {
+    let listeners = ["LISTEN", "API_LISTEN", "LINK_LISTEN", "OPS_LISTEN", "FANOUT_OPS_LISTEN"];
+    listeners.map(|name| (name.to_owned(), "127.0.0.1:0".to_owned())).to_vec()
+}
+
+fn address(field: &serde_json::Value) -> SocketAddr {
+    field.as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no address: {field}"))
+}
+
+/// What `/readyz` says.
+pub(crate) async fn readyz(ops: SocketAddr) -> (StatusCode, String) {
+    get(&format!("http://{ops}/readyz")).await
+}
+
+pub(crate) async fn get(url: &str) -> (StatusCode, String) {
+    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().unwrap();
+    let response = client.get(url).send().await.unwrap();
+    (response.status(), response.text().await.unwrap())
+}

@@ -1,0 +1,19 @@
+//! End to end: the real binaries as processes of their own, a real Redis, real sockets.
+//!
+//! `harness` starts and ends them and speaks for clients, publishers and backends; the other modules are the tests.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod harness;
+
+mod authorization;
+mod bodies;
+mod liveness;
+mod logs;
+mod order;
+mod outage;
+mod quick_start;
+mod readiness;
+mod refusals;
+mod shutdown;
+mod standalone;
