@@ -141,6 +141,12 @@ pub trait Events: Debug + Send + Sync + 'static {
     fn subscribed(&self, room: Room);
     /// Connected again and everything subscribed again: of every room, announcements may have been missed.
     fn reset(&self);
+
+    /// How many announcements wait where this room's would go; `usize::MAX` if the room has fallen behind. A publisher
+    /// is held back rather than let to run ahead of what can be delivered.
+    fn backlog(&self, _room: &Room) -> usize {
+        0
+    }
 }
 
 /// The broker as others see it.

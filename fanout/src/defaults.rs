@@ -73,6 +73,13 @@ pub(crate) const STREAM_PUBLISHES: usize = 1024;
 /// Bytes of the bodies among them.
 pub(crate) const STREAM_PUBLISH_BYTES: usize = 4 << 20;
 
+/// Pause before a publication that found the store's queue full is offered again.
+pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long a call of the publish API is held back for want of place before it is refused: longer than one slow edge can
+/// hold a room's publishers back.
+pub(crate) const HOLD: Duration = Duration::from_secs(4);
+
 /// When a refused publisher should come back.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_millis(500);
 

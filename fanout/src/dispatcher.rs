@@ -2,6 +2,7 @@
 //! machines and who is attached to them. Everything reaches a shard by bounded queues, and nobody waits for a room.
 
 mod catch_up;
+mod held_back;
 mod inbox;
 mod member;
 mod shard;
@@ -133,6 +134,10 @@ impl Events for Dispatcher {
         for shard in &self.0.shards {
             shard.inbox.reset();
         }
+    }
+
+    fn backlog(&self, room: &Room) -> usize {
+        self.inbox(room).backlog(room)
     }
 }
 

@@ -113,7 +113,7 @@ async fn publish_one(
     })?;
     let Publish { body, key } = serde_json::from_slice(&request).map_err(|error| HttpError::bad_json(&error))?;
     let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let pending = api.publishing.publish(Offer {
+    let offer = Offer {
         room,
         from: caller.name,
         body: request.slice_ref(body.get().as_bytes()),
@@ -121,7 +121,8 @@ async fn publish_one(
         edge_key_ttl: None,
         traceparent,
         deadline: API_DEADLINE,
-    })?;
+    };
+    let pending = api.publishing.publish_held(offer).await?;
     let result = pending.await;
     api.publishing.metrics.published(&result);
     let receipt = result.map_err(PublishError::from)?;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::{
     broker::{Broker, NewPublication, Page, PageLimit, Pending, ReadError, ReadFrom, StoreError},
+    defaults::{BUSY_PAUSE, HOLD},
     metrics::Metrics,
 };
 
@@ -38,7 +39,7 @@ pub(crate) enum PublishError {
 }
 
 /// A publication as it was offered.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Offer<'a> {
     pub(crate) room: &'a str,
     pub(crate) from: Arc<str>,
@@ -69,6 +70,18 @@ impl Publishing {
             let body = json(&offer.body)?;
             self.submit(Offer { body, ..offer })
         })
+    }
+
+    /// As [`Self::publish`], for a caller that can wait: one that finds no place is held back for a while.
+    pub(crate) async fn publish_held(&self, offer: Offer<'_>) -> Result<Pending, PublishError> {
+        let until = Instant::now() + HOLD;
+        loop {
+            let result = self.publish(offer.clone());
+            if !matches!(result, Err(PublishError::Store(StoreError::Busy))) || Instant::now() >= until {
+                return result;
+            }
+            tokio::time::sleep(BUSY_PAUSE).await;
+        }
     }
 
     /// Takes a client's broadcast, whose body the edge has checked.

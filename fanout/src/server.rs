@@ -102,7 +102,7 @@ fn broker(
     if let Some(settings) = config.redis() {
         return Arc::new(Redis::spawn(settings, keep, events, metrics, lifecycle, end));
     }
-    let memory = Memory::new(keep, clock.clone(), events);
+    let memory = Memory::counted(keep, clock.clone(), events, metrics);
     memory.spawn_sweep(lifecycle, end.clone());
     Arc::new(memory)
 }

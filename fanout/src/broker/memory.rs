@@ -18,12 +18,16 @@ use super::{
     Announcement, Broker, Events, Health, Keep, NewPublication, Page, PageLimit, Pending, ReadError, ReadFrom, Receipt,
     StoreError,
 };
+use crate::metrics::Metrics;
 
 /// Rooms are spread over so many locks, so that none is shared by all of them.
 const LOCKS: usize = 64;
 
 /// One lock's rooms are looked through for what expired this often; a whole round takes [`LOCKS`] times as long.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// Storing here is faster than delivering; without a limit a publisher would outrun its members at once.
+const MAX_BACKLOG: usize = 256;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -33,6 +37,9 @@ pub struct Memory(Arc<Inner>);
 struct Inner {
     identity: Arc<str>,
     keep: Keep,
+    /// Announcements that may wait: so few that the history still has them when they turn out to be too many.
+    backlog: usize,
+    metrics: Arc<Metrics>,
     clock: Clock,
     events: Arc<dyn Events>,
     hasher: RandomState,
@@ -47,7 +54,13 @@ struct Shard {
 
 impl Memory {
     pub fn new(keep: Keep, clock: Clock, events: Arc<dyn Events>) -> Self {
+        Self::counted(keep, clock, events, &Arc::default())
+    }
+
+    pub(crate) fn counted(keep: Keep, clock: Clock, events: Arc<dyn Events>, metrics: &Arc<Metrics>) -> Self {
         Self(Arc::new(Inner {
+            backlog: usize::try_from(keep.history_size / 4).unwrap_or(MAX_BACKLOG).min(MAX_BACKLOG),
+            metrics: Arc::clone(metrics),
             identity: format!("memory-{:016x}", rand::random::<u64>()).into(),
             keep,
             clock,
@@ -102,6 +115,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Broker for Memory {
     fn publish(&self, publication: NewPublication) -> Result<Pending, StoreError> {
+        let inner = &self.0;
+        if inner.events.backlog(&publication.room) > inner.backlog {
+            inner.metrics.broker_full.inc();
+            return Err(StoreError::Busy);
+        }
         Ok(Pending::Ready(Ok(self.0.publish(publication))))
     }
 

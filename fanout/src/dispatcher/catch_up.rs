@@ -117,6 +117,7 @@ impl Shard {
             self.metrics.from_the_past.inc();
             self.store.check_later(asked.clone());
         }
+        self.release(&asked.room);
         self.take_turns(id);
     }
 }

@@ -3,7 +3,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use ahash::RandomState;
@@ -11,6 +14,7 @@ use hashbrown::{HashMap, HashSet, hash_map::EntryRef};
 use proto::{Position, Room};
 use tokio::sync::Notify;
 
+use super::held_back::HeldBack;
 use crate::{
     attachments::AttachmentId,
     broker::Announcement,
@@ -49,6 +53,9 @@ impl Batch {
 pub(super) struct Inbox {
     inner: Mutex<Inner>,
     ready: Notify,
+    /// Announcements that wait.
+    backlog: AtomicUsize,
+    held_back: HeldBack,
     metrics: Arc<Metrics>,
 }
 
@@ -60,7 +67,8 @@ struct Inner {
 
 impl Inbox {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { inner: Mutex::default(), ready: Notify::new(), metrics }
+        let (inner, ready, backlog) = (Mutex::default(), Notify::new(), AtomicUsize::new(0));
+        Self { inner, ready, backlog, held_back: HeldBack::default(), metrics }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -73,6 +81,7 @@ impl Inbox {
         let inner = &mut *guard;
         if inner.batch.announcements.len() < SHARD_ANNOUNCEMENTS && inner.bytes + bytes <= SHARD_ANNOUNCEMENT_BYTES {
             self.metrics.shard_queue_items.inc();
+            self.backlog.fetch_add(1, Ordering::Relaxed);
             inner.batch.announcements.push_back(announcement);
             inner.bytes += bytes;
         } else {
@@ -81,6 +90,15 @@ impl Inbox {
         }
         drop(guard);
         self.ready.notify_one();
+    }
+
+    /// Announcements that wait, or `usize::MAX` for a room that is held back.
+    pub(super) fn backlog(&self, room: &Room) -> usize {
+        if self.held_back.contains(room) { usize::MAX } else { self.backlog.load(Ordering::Relaxed) }
+    }
+
+    pub(super) fn held_back(&self) -> &HeldBack {
+        &self.held_back
     }
 
     pub(super) fn subscribed(&self, room: Room) {
@@ -111,6 +129,7 @@ impl Inbox {
                 if !inner.batch.is_empty() {
                     inner.bytes = 0;
                     let batch = std::mem::take(&mut inner.batch);
+                    self.backlog.store(0, Ordering::Relaxed);
                     drop(inner);
                     let taken = i64::try_from(batch.announcements.len()).unwrap_or(i64::MAX);
                     self.metrics.shard_queue_items.dec_by(taken);

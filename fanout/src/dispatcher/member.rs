@@ -34,11 +34,13 @@ pub(super) struct Behind {
     pub(super) position: Position,
     /// The edge waits for the room's state.
     owes_state: bool,
+    /// It was live, and its queue refused the room.
+    refused: bool,
 }
 
 impl Mode {
     fn behind(position: Position, owes_state: bool) -> Self {
-        Self::Behind(Box::new(Behind { position, owes_state }))
+        Self::Behind(Box::new(Behind { position, owes_state, refused: !owes_state }))
     }
 }
 
@@ -49,6 +51,11 @@ impl Member {
 }
 
 impl Member {
+    /// Whether its queue refused the room and it has not caught up since.
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(&self.mode, Mode::Behind(behind) if behind.refused)
+    }
+
     /// Begins delivery to a member that joined, with the room at `at`; true if it must catch up first.
     pub(super) fn admit(&mut self, room: &Room, at: &Position) -> bool {
         let Mode::Joining(from) = std::mem::replace(&mut self.mode, Mode::Live) else { return false };

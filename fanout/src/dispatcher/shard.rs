@@ -194,10 +194,20 @@ impl Shard {
 
     /// An attachment left the room: if it was the last, the room is given up in a while.
     fn left(&mut self, room: &Room) {
+        self.release(room);
         let Some(entry) = self.routing.get_mut(room).filter(|entry| entry.members.is_empty()) else { return };
         entry.data.left_at = Instant::now();
         if !std::mem::replace(&mut entry.data.lingering, true) {
             self.unwanted.push_back((entry.data.left_at + UNWANTED_LINGER, room.clone(), entry.data.serial));
+        }
+    }
+
+    /// Lets the room's publishers go on if nobody is behind in it any more.
+    pub(super) fn release(&mut self, room: &Room) {
+        let behind =
+            self.routing.get_mut(room).is_some_and(|entry| entry.members.iter().any(|(_, member)| member.is_refused()));
+        if !behind {
+            self.inbox.held_back().remove(room);
         }
     }
 
@@ -367,6 +377,9 @@ impl Shard {
                     self.store.check_later(entry.data.asked(room));
                 }
             }
+        }
+        if !fell_behind.is_empty() {
+            self.inbox.held_back().insert(room);
         }
         for id in fell_behind {
             self.enqueue(id, room);

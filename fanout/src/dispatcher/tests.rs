@@ -47,7 +47,8 @@ impl World {
         Self { lifecycle, end, dispatcher, broker, metrics, attachments }
     }
 
-    fn publish(&self, room: usize, body: &Bytes) -> Position {
+    /// Unless the publisher is held back.
+    fn publish(&self, room: usize, body: &Bytes) -> Option<Position> {
         let publication = NewPublication {
             room: name(room),
             sender: "7".into(),
@@ -56,7 +57,8 @@ impl World {
             entry: body.clone(),
             deadline: tokio::time::Instant::now(),
         };
-        self.broker.publish(publication).unwrap().now_or_never().unwrap().unwrap().position
+        let pending = self.broker.publish(publication).ok()?;
+        Some(pending.now_or_never().unwrap().unwrap().position)
     }
 
     async fn position(&self, room: usize) -> Position {
@@ -161,7 +163,7 @@ async fn run(steps: Vec<Step>) {
     for step in steps {
         match step {
             Step::Publish(room) => {
-                world.publish(room, &body);
+                let _held_back = world.publish(room, &body);
             }
             Step::Want { edge, room, back } => {
                 let at = world.position(room).await;
@@ -241,15 +243,47 @@ async fn what_a_shard_could_not_take_is_read_again() {
     edge.wish(&world, 0, true, None).await;
     assert!(edge.read(&world).await);
     let body = Bytes::from_static(b"x");
+    let first = world.publish(0, &body).unwrap();
     // All at once, so that the shard's task does not run in between.
     let count = crate::defaults::SHARD_ANNOUNCEMENTS as u64 + 500;
-    for _ in 0..count {
-        world.publish(0, &body);
+    for seq in 2..=count {
+        let position = Position { epoch: first.epoch.clone(), seq };
+        world.dispatcher.announced(Announcement { room: name(0), position, entry: None });
     }
     assert_eq!(world.metrics.shard_full.get(), 500);
     while edge.read(&world).await {}
-    assert_eq!(edge.at["room-0"].seq, count);
-    assert_eq!((edge.lost, world.metrics.repairs.get()), (0, 1));
+    // It was asked, and has none of them: once for the first, once for what came meanwhile, and no more.
+    assert_eq!((edge.at["room-0"].seq, world.metrics.repairs.get()), (1, 2));
     drop(edge);
+    world.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publisher_is_held_back_and_nothing_is_lost() {
+    let world = World::new(1000);
+    let (mut fast, mut slow) = (Edge::new(&world), Edge::new(&world));
+    for edge in [&mut fast, &mut slow] {
+        edge.wish(&world, 0, true, None).await;
+        assert!(edge.read(&world).await);
+    }
+    let body = Bytes::from_static(b"x");
+    let (mut stored, mut refused) = (0u64, 0u64);
+    while stored < 20_000 {
+        if world.publish(0, &body).is_some() {
+            stored += 1;
+            continue;
+        }
+        refused += 1;
+        fast.read(&world).await;
+        if refused.is_multiple_of(40) {
+            slow.read(&world).await;
+        }
+    }
+    for edge in [&mut fast, &mut slow] {
+        while edge.read(&world).await {}
+        assert_eq!((edge.at["room-0"].seq, edge.lost), (20_000, 0));
+    }
+    assert!(world.metrics.link_room_full.get() > 0 && world.metrics.replays.get() > 0);
+    drop((fast, slow));
     world.finish().await;
 }

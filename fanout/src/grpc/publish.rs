@@ -60,7 +60,8 @@ impl PublisherService {
         if request.traceparent.is_empty() {
             request.traceparent = trace.unwrap_or_default();
         }
-        let receipt = settle(&self.publishing, submit(&self.publishing, &from, &request)).await?;
+        let pending = self.publishing.publish_held(offer(&from, &request)).await;
+        let receipt = settle(&self.publishing, pending).await?;
         Ok(Response::new(response(receipt)))
     }
 
@@ -73,9 +74,12 @@ impl PublisherService {
         if rooms.len() > MAX_ROOMS {
             return Err(status::invalid(format!("at most {MAX_ROOMS} rooms in one call")));
         }
-        let offer =
-            |room| PublishRequest { room, body: body.clone(), key: key.clone(), traceparent: traceparent.clone() };
-        let offered: Vec<_> = rooms.into_iter().map(|room| submit(&self.publishing, &from, &offer(room))).collect();
+        let mut offered = Vec::with_capacity(rooms.len());
+        for room in rooms {
+            let (body, key, traceparent) = (body.clone(), key.clone(), traceparent.clone());
+            let request = PublishRequest { room, body, key, traceparent };
+            offered.push(self.publishing.publish_held(offer(&from, &request)).await);
+        }
         let mut results = Vec::with_capacity(offered.len());
         for pending in offered {
             results.push(result(settle(&self.publishing, pending).await));
@@ -142,8 +146,8 @@ fn bounded(position: Position) -> Position {
     Position { seq: position.seq.min(1 << 53), ..position }
 }
 
-fn submit(publishing: &Publishing, from: &Arc<str>, request: &PublishRequest) -> Result<Pending, PublishError> {
-    publishing.publish(Offer {
+fn offer<'a>(from: &Arc<str>, request: &'a PublishRequest) -> Offer<'a> {
+    Offer {
         room: &request.room,
         from: Arc::clone(from),
         body: request.body.clone(),
@@ -151,7 +155,7 @@ fn submit(publishing: &Publishing, from: &Arc<str>, request: &PublishRequest) ->
         edge_key_ttl: None,
         traceparent: &request.traceparent,
         deadline: API_DEADLINE,
-    })
+    }
 }
 
 /// Waits for the receipt, and counts it.

@@ -1,5 +1,7 @@
 //! Links: what an edge says, and what it is told.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use fanout::config::Config;
 use proto::wire::{
@@ -132,11 +134,18 @@ async fn an_edge_that_does_not_read_falls_behind_and_misses_nothing() {
     // More than the queue and all windows hold, without a read in between.
     let body = format!("\"{}\"", "x".repeat(60_000));
     let sent: usize = 600;
-    for _ in 0..sent {
-        publish(&mut publisher, "big", &body).await;
+    // It is alive, though: the publisher is held back for it, but not for ever.
+    let mut another = publisher.clone();
+    let publishing = async {
+        for _ in 0..sent {
+            publish(&mut another, "big", &body).await;
+        }
+        publish(&mut another, "small", "1").await;
+    };
+    tokio::pin!(publishing);
+    while tokio::time::timeout(Duration::from_millis(500), publishing.as_mut()).await.is_err() {
         edge.beat().await;
     }
-    publish(&mut publisher, "small", "1").await;
     let (mut big, mut small) = (0, 0);
     while big < sent as u64 || small < 1 {
         match edge.next().await {

@@ -33,6 +33,9 @@ const QUEUE_ITEMS: usize = 16 << 10;
 /// Bytes of their entries.
 const QUEUE_BYTES: usize = 64 << 20;
 
+/// Announcements that may wait for the room's shard before its publishers here are held back.
+const MAX_BACKLOG: usize = 8 << 10;
+
 /// Publications of one call of the script: longer calls would hold Redis up for everybody.
 pub(super) const CALL: usize = 32;
 
@@ -133,7 +136,9 @@ impl Queue {
     pub(super) fn push(&self, publication: NewPublication) -> Result<Pending, StoreError> {
         let shared = &self.shared;
         let bytes = publication.entry.len();
-        let full = shared.items.load(Ordering::Relaxed) >= QUEUE_ITEMS
+        let behind = shared.events.backlog(&publication.room) > MAX_BACKLOG;
+        let full = behind
+            || shared.items.load(Ordering::Relaxed) >= QUEUE_ITEMS
             || shared.bytes.load(Ordering::Relaxed) + bytes > QUEUE_BYTES;
         let (receipt, pending) = oneshot::channel();
         if full {

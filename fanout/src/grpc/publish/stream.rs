@@ -1,22 +1,19 @@
 //! `PublishStream`: results in the order of the requests, many under way; read no faster than the store takes.
 
-use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll, time::Duration};
+use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll};
 
 use futures_util::{Stream, stream::unfold};
 use proto::wire::{PublishRequest, PublishResult};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use super::{result, settle, submit};
+use super::{offer, result, settle};
 use crate::{
     broker::{Pending, Receipt, StoreError},
-    defaults::{STREAM_PUBLISH_BYTES, STREAM_PUBLISHES},
+    defaults::{BUSY_PAUSE, STREAM_PUBLISH_BYTES, STREAM_PUBLISHES},
     grpc::status,
     publishing::{PublishError, Publishing},
 };
-
-/// Pause before a publication that found the store's queue full is offered again.
-const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// One stream's state.
 struct Results {
@@ -87,7 +84,7 @@ impl Results {
     }
 
     fn offer(&mut self, request: PublishRequest) {
-        let pending = submit(&self.publishing, &self.from, &request);
+        let pending = self.publishing.publish(offer(&self.from, &request));
         if matches!(pending, Err(PublishError::Store(StoreError::Busy))) {
             self.publishing.metrics.stream_full.inc();
             self.refused = Some(request);
