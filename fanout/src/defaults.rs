@@ -74,7 +74,7 @@ pub(crate) const STREAM_PUBLISHES: usize = 1024;
 pub(crate) const STREAM_PUBLISH_BYTES: usize = 4 << 20;
 
 /// Pause before a publication that found the store's queue full is offered again.
-pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(5);
+pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(2);
 
 /// How long a call of the publish API is held back for want of place before it is refused: longer than one slow edge can
 /// hold a room's publishers back.

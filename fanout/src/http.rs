@@ -20,13 +20,14 @@ use axum::{
 use proto::{PAGE_BYTES, Position, Room};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
+use tokio::time::Instant;
 
 use self::error::HttpError;
 use crate::{
     attachments::Attachments,
     auth::{ApiKeys, Caller},
     broker::{PageLimit, ReadFrom},
-    defaults::API_DEADLINE,
+    defaults::{API_DEADLINE, HOLD},
     grpc::status::http_authorization,
     publishing::{Offer, PublishError, Publishing},
     rates::Rates,
@@ -122,7 +123,7 @@ async fn publish_one(
         traceparent,
         deadline: API_DEADLINE,
     };
-    let pending = api.publishing.publish_held(offer).await?;
+    let pending = api.publishing.publish_held(offer, Instant::now() + HOLD).await?;
     let result = pending.await;
     api.publishing.metrics.published(&result);
     let receipt = result.map_err(PublishError::from)?;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::{
     broker::{Broker, NewPublication, Page, PageLimit, Pending, ReadError, ReadFrom, StoreError},
-    defaults::{BUSY_PAUSE, HOLD},
+    defaults::BUSY_PAUSE,
     metrics::Metrics,
 };
 
@@ -72,12 +72,15 @@ impl Publishing {
         })
     }
 
-    /// As [`Self::publish`], for a caller that can wait: one that finds no place is held back for a while.
-    pub(crate) async fn publish_held(&self, offer: Offer<'_>) -> Result<Pending, PublishError> {
-        let until = Instant::now() + HOLD;
+    /// As [`Self::publish`], for a caller that can wait: one that finds no place is held back until then.
+    pub(crate) async fn publish_held(&self, offer: Offer<'_>, until: Instant) -> Result<Pending, PublishError> {
         loop {
             let result = self.publish(offer.clone());
-            if !matches!(result, Err(PublishError::Store(StoreError::Busy))) || Instant::now() >= until {
+            if !matches!(result, Err(PublishError::Store(StoreError::Busy))) {
+                return result;
+            }
+            if Instant::now() >= until {
+                self.metrics.published(&Err(StoreError::Busy));
                 return result;
             }
             tokio::time::sleep(BUSY_PAUSE).await;
@@ -109,6 +112,8 @@ impl Publishing {
 
     fn counted(&self, offer: impl FnOnce() -> Result<Pending, PublishError>) -> Result<Pending, PublishError> {
         offer().inspect_err(|error| match error {
+            // It may be offered again: whoever gives up counts it.
+            PublishError::Store(StoreError::Busy) => {}
             PublishError::Store(error) => self.metrics.published(&Err(*error)),
             _ => {
                 self.metrics.refused.inc();

@@ -1,30 +1,33 @@
 //! The link service: for each attachment one task that takes in what the edge says, and the stream that answers.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+mod publishes;
+
+use std::{pin::Pin, sync::Arc};
 
 use futures_util::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use proto::{
     PAGE_BYTES, Position, Room, VERSION,
     wire::{
-        EdgeMessage, FanoutHello, FanoutMessage, LinkPublish, Read, ReadResult, Receipt, RoomInterest, Stored,
-        edge_message::Kind, fanout_message::Kind as Out, link_server::Link, read::From, receipt,
+        EdgeMessage, FanoutHello, FanoutMessage, Read, ReadResult, RoomInterest, edge_message::Kind,
+        fanout_message::Kind as Out, link_server::Link, read::From,
     },
 };
 use service::{Lifecycle, settings::Secret};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout_at},
+    time::{Instant, Interval, MissedTickBehavior, interval, timeout_at},
 };
 use tonic::{Request, Response, Status, Streaming};
 
+use self::publishes::{Answer, Publishes};
 use super::{outbound::Outbound, status};
 use crate::{
     attachments::{Attachment, Attachments, Control, End, Guard},
     auth,
     broker::{PageLimit, ReadFrom},
-    defaults::{EDGE_KEY_GRACE, LINK_PUBLISHES, LINK_READS, LINK_SILENCE, PAGE_ITEMS},
+    defaults::{BUSY_PAUSE, LINK_READS, LINK_SILENCE, PAGE_ITEMS},
     dispatcher::{Dispatcher, Wish},
-    publishing::{Offer, PublishError, Publishing},
+    publishing::Publishing,
 };
 
 /// Largest `seq` taken from an edge: beyond it no store could number exactly, and sums could overflow.
@@ -35,9 +38,6 @@ const MAX_EPOCH_BYTES: usize = 128;
 
 /// Longest name of an edge that is kept.
 const MAX_EDGE_CHARS: usize = 200;
-
-/// Longest deadline of a broadcast.
-const MAX_DEADLINE: Duration = Duration::from_mins(1);
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -68,11 +68,14 @@ impl Link for LinkService {
         let health = self.publishing.broker.health();
         health.store.as_deref().unwrap_or_default().clone_into(&mut hello.store);
         attachment.control(Out::Hello(hello));
+        let mut retries = interval(BUSY_PAUSE);
+        retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let inbound = Inbound {
             guard,
             dispatcher: self.dispatcher.clone(),
             publishing: self.publishing.clone(),
-            publishes: Arc::new(Semaphore::new(LINK_PUBLISHES)),
+            publishes: Publishes::new(self.publishing.clone()),
+            retries,
             reads: Arc::new(Semaphore::new(LINK_READS)),
             answers: FuturesUnordered::new(),
         };
@@ -88,7 +91,9 @@ struct Inbound {
     guard: Guard,
     dispatcher: Dispatcher,
     publishing: Publishing,
-    publishes: Arc<Semaphore>,
+    publishes: Publishes,
+    /// When broadcasts that wait are offered again.
+    retries: Interval,
     reads: Arc<Semaphore>,
     /// Receipts and pages to come.
     answers: FuturesUnordered<BoxFuture<'static, Control>>,
@@ -112,6 +117,12 @@ impl Inbound {
             let message = tokio::select! {
                 Some(control) = self.answers.next() => {
                     self.guard.attachment.control_with(control);
+                    continue;
+                }
+                _ = self.retries.tick(), if self.publishes.is_waiting() => {
+                    for answer in self.publishes.again() {
+                        self.answer(answer);
+                    }
                     continue;
                 }
                 message = timeout_at(heard + LINK_SILENCE, inbound.message()) => message,
@@ -154,7 +165,11 @@ impl Inbound {
                 self.dispatcher.interest(&self.guard.attachment, wishes).await;
             }
             Some(Kind::Read(read)) => self.read(read),
-            Some(Kind::Publish(publish)) => self.publish(publish),
+            Some(Kind::Publish(publish)) => {
+                if let Some(answer) = self.publishes.take(publish) {
+                    self.answer(answer);
+                }
+            }
             Some(Kind::Stats(mut stats)) => {
                 stats.top.truncate(100);
                 self.guard.attachment.report().stats = stats;
@@ -179,43 +194,11 @@ impl Inbound {
         }
     }
 
-    fn publish(&self, publish: LinkPublish) {
-        let id = publish.id;
-        let Ok(permit) = Arc::clone(&self.publishes).try_acquire_owned() else {
-            self.publishing.metrics.link_publishes_full.inc();
-            return self.guard.attachment.control(receipt(id, receipt::Result::Error(status::link_busy())));
-        };
-        let deadline = Duration::from_millis(publish.deadline_ms.into()).min(MAX_DEADLINE);
-        let pending = self.publishing.broadcast(Offer {
-            room: &publish.room,
-            from: publish.from.as_str().into(),
-            body: publish.body,
-            key: &publish.key,
-            edge_key_ttl: publish.key_is_ours.then_some(deadline + EDGE_KEY_GRACE),
-            traceparent: &publish.traceparent,
-            deadline: if deadline.is_zero() { MAX_DEADLINE } else { deadline },
-        });
-        let pending = match pending {
-            Ok(pending) => pending,
-            Err(error) => {
-                let result = receipt::Result::Error(status::link_error(error));
-                return self.guard.attachment.control_with(held(receipt(id, result), permit));
-            }
-        };
-        let metrics = Arc::clone(&self.publishing.metrics);
-        let answer = async move {
-            let result = pending.await;
-            metrics.published(&result);
-            let result = match result {
-                Ok(stored) => receipt::Result::Stored(Stored {
-                    position: Some(stored.position.into()),
-                    duplicate: stored.duplicate,
-                }),
-                Err(error) => receipt::Result::Error(status::link_error(PublishError::Store(error))),
-            };
-            held(receipt(id, result), permit)
-        };
-        self.answers.push(answer.boxed());
+    fn answer(&self, answer: Answer) {
+        match answer {
+            Answer::Now(control) => self.guard.attachment.control_with(control),
+            Answer::Later(answer) => self.answers.push(answer),
+        }
     }
 
     fn read(&self, read: Read) {
@@ -256,10 +239,6 @@ impl Inbound {
         };
         self.answers.push(answer.boxed());
     }
-}
-
-fn receipt(id: u64, result: receipt::Result) -> Out {
-    Out::Receipt(Receipt { id, result: Some(result) })
 }
 
 fn held(kind: Out, permit: OwnedSemaphorePermit) -> Control {

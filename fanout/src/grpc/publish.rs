@@ -13,6 +13,7 @@ use proto::{
         publisher_server::Publisher,
     },
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
@@ -20,7 +21,7 @@ use super::status;
 use crate::{
     auth::{ApiKeys, Caller},
     broker::{PageLimit, Pending, ReadFrom, Receipt},
-    defaults::{API_DEADLINE, MAX_ROOMS},
+    defaults::{API_DEADLINE, HOLD, MAX_ROOMS},
     publishing::{Offer, PublishError, Publishing, publications},
 };
 
@@ -60,7 +61,7 @@ impl PublisherService {
         if request.traceparent.is_empty() {
             request.traceparent = trace.unwrap_or_default();
         }
-        let pending = self.publishing.publish_held(offer(&from, &request)).await;
+        let pending = self.publishing.publish_held(offer(&from, &request), Instant::now() + HOLD).await;
         let receipt = settle(&self.publishing, pending).await?;
         Ok(Response::new(response(receipt)))
     }
@@ -74,11 +75,12 @@ impl PublisherService {
         if rooms.len() > MAX_ROOMS {
             return Err(status::invalid(format!("at most {MAX_ROOMS} rooms in one call")));
         }
+        let until = Instant::now() + HOLD;
         let mut offered = Vec::with_capacity(rooms.len());
         for room in rooms {
             let (body, key, traceparent) = (body.clone(), key.clone(), traceparent.clone());
             let request = PublishRequest { room, body, key, traceparent };
-            offered.push(self.publishing.publish_held(offer(&from, &request)).await);
+            offered.push(self.publishing.publish_held(offer(&from, &request), until).await);
         }
         let mut results = Vec::with_capacity(offered.len());
         for pending in offered {

@@ -195,6 +195,32 @@ async fn a_broadcast_gets_its_receipt() {
 }
 
 #[tokio::test]
+async fn broadcasts_of_one_link_to_one_room_are_stored_in_the_order_sent() {
+    let node = Node::start(Config::for_development()).await;
+    let mut edge = node.edge().await;
+    edge.want("a", None).await;
+    edge.state("a").await;
+    // More at once than may wait for the room's shard, and others in between.
+    for id in 0..3000 {
+        edge.send(Kind::Publish(broadcast(id, ["a", "b"][usize::from(id % 3 == 2)], "1", ""))).await;
+    }
+    let mut seqs = std::collections::BTreeMap::new();
+    while seqs.len() < 3000 {
+        match edge.next().await {
+            Some(Out::Receipt(Receipt { id, result: Some(receipt::Result::Stored(stored)) })) => {
+                seqs.insert(id, stored.position.unwrap().seq);
+            }
+            Some(Out::Publications(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    let of = |b: bool| seqs.iter().filter(move |(id, _)| (*id % 3 == 2) == b).map(|(_, seq)| *seq);
+    assert!(of(false).eq(1..=2000) && of(true).eq(1..=1000));
+    edge.detach();
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn the_edges_own_key_is_not_shown() {
     let node = Node::start(Config::for_development()).await;
     let mut edge = node.edge().await;

@@ -81,6 +81,9 @@ async fn supervise(
             }
             Err(error) => error,
         };
+        if drivers.end.is_cancelled() {
+            return;
+        }
         if !std::mem::replace(&mut failing, true) {
             tracing::warn!(redis = %settings.address, %error, "no connection for commands: trying until there is");
         }

@@ -144,6 +144,9 @@ impl Subscriber {
                 }
                 Err(error) => error,
             };
+            if drivers.end.is_cancelled() {
+                return;
+            }
             if !std::mem::replace(&mut failing, true) {
                 tracing::warn!(redis = %self.settings.address, %error, "no subscriptions: trying until there are");
             }

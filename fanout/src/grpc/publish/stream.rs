@@ -4,6 +4,7 @@ use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll};
 
 use futures_util::{Stream, stream::unfold};
 use proto::wire::{PublishRequest, PublishResult};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
@@ -23,8 +24,8 @@ struct Results {
     /// Offered, with the bytes each holds.
     offered: VecDeque<(Result<Pending, PublishError>, usize)>,
     bytes: usize,
-    /// Taken from the stream, but the queue was full.
-    refused: Option<PublishRequest>,
+    /// Taken from the stream, but the queue was full; and when to offer it again.
+    refused: Option<(PublishRequest, Instant)>,
     ended: bool,
     /// The node drains: no more is read, what was is answered, and the client told.
     drain: CancellationToken,
@@ -56,6 +57,7 @@ impl Results {
                 && self.refused.is_none()
                 && self.offered.len() < STREAM_PUBLISHES
                 && self.bytes < STREAM_PUBLISH_BYTES;
+            let again = self.refused.as_ref().map(|(_, at)| *at);
             tokio::select! {
                 biased;
                 request = self.requests.message(), if more => match request? {
@@ -66,14 +68,11 @@ impl Results {
                     if let Some((_, bytes)) = self.offered.pop_front() {
                         self.bytes -= bytes;
                     }
-                    // What was refused goes first: requests to one room are stored in order.
-                    if let Some(request) = self.refused.take() {
-                        self.offer(request);
-                    }
                     return Ok(Some(settle(&self.publishing, result.map(Pending::Ready)).await));
                 }
-                () = tokio::time::sleep(BUSY_PAUSE), if self.refused.is_some() => {
-                    if let Some(request) = self.refused.take() {
+                // Before anything newer: requests to one room are stored in order.
+                () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {
+                    if let Some((request, _)) = self.refused.take() {
                         self.offer(request);
                     }
                 }
@@ -87,7 +86,7 @@ impl Results {
         let pending = self.publishing.publish(offer(&self.from, &request));
         if matches!(pending, Err(PublishError::Store(StoreError::Busy))) {
             self.publishing.metrics.stream_full.inc();
-            self.refused = Some(request);
+            self.refused = Some((request, Instant::now() + BUSY_PAUSE));
         } else {
             let bytes = request.body.len();
             self.bytes += bytes;

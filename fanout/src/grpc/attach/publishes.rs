@@ -1,0 +1,161 @@
+//! An edge's broadcasts on their way to the broker. One that finds no place there waits, and what follows in its room
+//! waits behind it, so that order is kept; other rooms go on.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt as _, future::BoxFuture};
+use proto::wire::{LinkPublish, Receipt, Stored, fanout_message::Kind, receipt::Result as Outcome};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+
+use crate::{
+    attachments::Control,
+    broker::{Pending, StoreError},
+    defaults::{EDGE_KEY_GRACE, HOLD, LINK_PUBLISHES, STREAM_PUBLISH_BYTES},
+    grpc::status,
+    publishing::{Offer, PublishError, Publishing},
+};
+
+/// Longest deadline of a broadcast, and that of one without.
+const MAX_DEADLINE: Duration = Duration::from_mins(1);
+
+/// A receipt.
+pub(super) enum Answer {
+    Now(Control),
+    Later(BoxFuture<'static, Control>),
+}
+
+/// One that found no place.
+struct Waiting {
+    publish: LinkPublish,
+    permit: OwnedSemaphorePermit,
+    until: Instant,
+}
+
+/// See the module.
+pub(super) struct Publishes {
+    publishing: Publishing,
+    /// Limits those without a receipt on its way.
+    places: Arc<Semaphore>,
+    waiting: HashMap<String, VecDeque<Waiting>>,
+    /// Of the bodies that wait.
+    bytes: usize,
+}
+
+impl Publishes {
+    pub(super) fn new(publishing: Publishing) -> Self {
+        let places = Arc::new(Semaphore::new(LINK_PUBLISHES));
+        Self { publishing, places, waiting: HashMap::new(), bytes: 0 }
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Offers a broadcast; no answer yet if it has to wait.
+    pub(super) fn take(&mut self, publish: LinkPublish) -> Option<Answer> {
+        let full = self.bytes + publish.body.len() > STREAM_PUBLISH_BYTES && self.is_waiting();
+        let permit = Arc::clone(&self.places).try_acquire_owned().ok().filter(|_| !full);
+        let Some(permit) = permit else {
+            self.publishing.metrics.link_publishes_full.inc();
+            self.publishing.metrics.published(&Err(StoreError::Busy));
+            let result = Outcome::Error(status::link_busy());
+            return Some(Answer::Now(Control { kind: receipt(publish.id, result), permit: None }));
+        };
+        if !self.waiting.contains_key(&publish.room) {
+            let result = self.offer(&publish);
+            if !matches!(result, Err(PublishError::Store(StoreError::Busy))) {
+                return Some(self.answer(publish.id, result, permit));
+            }
+        }
+        self.wait(publish, permit);
+        None
+    }
+
+    /// Offers those that wait again, and returns the answers there are.
+    pub(super) fn again(&mut self) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        let now = Instant::now();
+        for (room, mut queue) in std::mem::take(&mut self.waiting) {
+            while let Some(first) = queue.front() {
+                let result = self.offer(&first.publish);
+                if matches!(result, Err(PublishError::Store(StoreError::Busy))) && now < first.until {
+                    break;
+                }
+                let Some(Waiting { publish, permit, .. }) = queue.pop_front() else { break };
+                self.bytes -= publish.body.len();
+                answers.push(self.answer(publish.id, result, permit));
+            }
+            if !queue.is_empty() {
+                self.waiting.insert(room, queue);
+            }
+        }
+        answers
+    }
+
+    fn wait(&mut self, mut publish: LinkPublish, permit: OwnedSemaphorePermit) {
+        // What came in is part of a larger block, which is not to be kept.
+        publish.body = Bytes::copy_from_slice(&publish.body);
+        self.bytes += publish.body.len();
+        let until = Instant::now() + deadline(&publish).min(HOLD);
+        let room = publish.room.clone();
+        self.waiting.entry(room).or_default().push_back(Waiting { publish, permit, until });
+    }
+
+    fn offer(&self, publish: &LinkPublish) -> Result<Pending, PublishError> {
+        let deadline = deadline(publish);
+        self.publishing.broadcast(Offer {
+            room: &publish.room,
+            from: publish.from.as_str().into(),
+            body: publish.body.clone(),
+            key: &publish.key,
+            edge_key_ttl: publish.key_is_ours.then_some(deadline + EDGE_KEY_GRACE),
+            traceparent: &publish.traceparent,
+            deadline,
+        })
+    }
+
+    fn answer(&self, id: u64, result: Result<Pending, PublishError>, permit: OwnedSemaphorePermit) -> Answer {
+        let pending = match result {
+            Ok(pending) => pending,
+            Err(error) => {
+                if error == PublishError::Store(StoreError::Busy) {
+                    self.publishing.metrics.published(&Err(StoreError::Busy));
+                }
+                let kind = receipt(id, Outcome::Error(status::link_error(error)));
+                return Answer::Now(Control { kind, permit: Some(permit) });
+            }
+        };
+        let metrics = Arc::clone(&self.publishing.metrics);
+        let answer = async move {
+            let result = pending.await;
+            metrics.published(&result);
+            let result = match result {
+                Ok(stored) => {
+                    Outcome::Stored(Stored { position: Some(stored.position.into()), duplicate: stored.duplicate })
+                }
+                Err(error) => Outcome::Error(status::link_error(PublishError::Store(error))),
+            };
+            Control { kind: receipt(id, result), permit: Some(permit) }
+        };
+        Answer::Later(answer.boxed())
+    }
+}
+
+fn deadline(publish: &LinkPublish) -> Duration {
+    match Duration::from_millis(publish.deadline_ms.into()) {
+        Duration::ZERO => MAX_DEADLINE,
+        deadline => deadline.min(MAX_DEADLINE),
+    }
+}
+
+fn receipt(id: u64, result: Outcome) -> Kind {
+    Kind::Receipt(Receipt { id, result: Some(result) })
+}
