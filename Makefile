@@ -1,0 +1,35 @@
+# The same words for people and for CI. They work on a fresh Debian machine with Rust (rustup takes the toolchain that
+# rust-toolchain.toml names).
+
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: run test lint tools
+
+run:
+	cargo run --locked
+
+test: tools .venv
+	cargo test --workspace --locked
+	# The queues again, with every order of their steps.
+	RUSTFLAGS="--cfg loom" cargo test -p queues --release --locked --target-dir target/loom
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+# What tests call besides what they build; by apt, when missing.
+tools:
+	@missing=""; \
+	command -v redis-server > /dev/null || missing="$$missing redis-server"; \
+	command -v curl > /dev/null || missing="$$missing curl"; \
+	command -v git > /dev/null || missing="$$missing git"; \
+	python3 -c 'import ensurepip' 2> /dev/null || missing="$$missing python3 python3-venv"; \
+	[ -z "$$missing" ] || { $(SUDO) apt-get update -q && \
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; }
+
+# A WebSocket client that is not ours.
+.venv: standalone/tests/requirements.txt
+	python3 -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch .venv
