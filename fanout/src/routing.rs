@@ -4,6 +4,7 @@
 use ahash::RandomState;
 use hashbrown::{HashMap, HashSet};
 use proto::Room;
+use smallvec::SmallVec;
 
 use crate::attachments::AttachmentId;
 
@@ -11,8 +12,8 @@ use crate::attachments::AttachmentId;
 #[derive(Debug)]
 pub(crate) struct Entry<R, M> {
     pub(crate) data: R,
-    /// Dense, in no order.
-    pub(crate) members: Vec<(AttachmentId, M)>,
+    /// Dense, in no order. Most rooms of a large tier have one.
+    pub(crate) members: SmallVec<[(AttachmentId, M); 1]>,
 }
 
 impl<R, M> Entry<R, M> {
@@ -50,7 +51,7 @@ impl<R, M> Routing<R, M> {
 
     /// The room's entry, made by `new` if it is not there.
     pub(crate) fn open(&mut self, room: &Room, new: impl FnOnce() -> R) -> &mut Entry<R, M> {
-        self.rooms.entry(room.clone()).or_insert_with(|| Entry { data: new(), members: Vec::new() })
+        self.rooms.entry(room.clone()).or_insert_with(|| Entry { data: new(), members: SmallVec::new() })
     }
 
     /// Puts the attachment into an open room, or replaces its data there. True if it was not in it.

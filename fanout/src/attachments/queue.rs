@@ -18,6 +18,9 @@ use crate::{
     room::Run,
 };
 
+/// Places for messages that an empty queue keeps; a burst, such as the states of all rooms of a new link, is not kept.
+const KEPT_PLACES: usize = 1024;
+
 /// A message that is no publication.
 #[derive(Debug)]
 pub(crate) struct Control {
@@ -225,6 +228,9 @@ impl Queue {
                 }
             }
             into.push_back(message);
+        }
+        if inner.messages.is_empty() && inner.messages.capacity() > KEPT_PLACES {
+            inner.messages.shrink_to(KEPT_PLACES);
         }
         let wake = if inner.total.within(2) { std::mem::take(&mut inner.waiting) } else { 0 };
         drop(inner);

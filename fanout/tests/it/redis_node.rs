@@ -2,7 +2,8 @@
 
 use fanout::config::Config;
 use proto::wire::{
-    LostReason, Position, PublishRequest, fanout_message::Kind as Out, publisher_client::PublisherClient,
+    LostReason, Position, PublishRequest, Read, edge_message::Kind, fanout_message::Kind as Out,
+    publisher_client::PublisherClient, read::From,
 };
 use tonic::{Code, transport::Channel};
 
@@ -144,6 +145,17 @@ async fn a_failover_is_named_after_what_the_old_epoch_left() {
     late.want("a", Some((&old.epoch, 5))).await;
     assert_eq!(late.state("a").await, (old.clone(), true));
     assert_eq!(lost(late.next().await), expected);
+    assert_eq!(late.publications("a", 1).await[0].1, 6);
+    // A page across the two says where the first ended.
+    let from = Some(From::After(Position { epoch: old.epoch.clone(), seq: 3 }));
+    late.send(Kind::Read(Read { id: 1, room: "a".into(), from, limit: 0 })).await;
+    match late.next().await {
+        Some(Out::ReadResult(page)) => {
+            assert_eq!((page.prev, page.position), (Some(old), Some(new)));
+            assert_eq!((page.first_seq, page.entries.len(), page.complete), (4, 3, true));
+        }
+        other => panic!("not a page: {other:?}"),
+    }
     live.detach();
     late.detach();
     drop(publisher);
