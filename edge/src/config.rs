@@ -134,6 +134,10 @@ pub struct Flags {
     #[arg(long, env, default_value = "30m", value_parser = duration)]
     pub grant_ttl: Duration,
 
+    /// What recent publications of all rooms may take in memory, for clients that catch up
+    #[arg(long, env, default_value = "64MiB", value_parser = size)]
+    pub tail_bytes: usize,
+
     /// How long a room that its last member left is kept
     #[arg(long, env, default_value = "5s", value_parser = duration)]
     pub room_linger: Duration,
@@ -275,6 +279,7 @@ impl Config {
             shards: std::thread::available_parallelism().map_or(1, usize::from),
             linger: self.flags.room_linger,
             join_timeout: self.flags.publish_timeout,
+            tail_bytes: self.flags.tail_bytes,
         }
     }
 

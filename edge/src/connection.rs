@@ -8,6 +8,7 @@ mod context;
 mod conversation;
 mod heartbeat;
 mod read_pump;
+mod replays;
 #[cfg(test)]
 mod tests;
 mod write_pump;

@@ -31,6 +31,9 @@ pub(crate) const LINK_QUEUE: usize = 1024;
 /// Broadcasts sent on one link whose receipts are awaited.
 pub(crate) const LINK_INFLIGHT: usize = 4096;
 
+/// Pages of history asked for on one link and not yet answered: what a node answers at a time.
+pub(crate) const LINK_READS: usize = 16;
+
 /// Rooms in one interest message: about 100 KiB with the longest names.
 pub(crate) const INTEREST_CHUNK: usize = 512;
 

@@ -4,10 +4,14 @@
 //!
 //! `members`, `room` and `rooms` are pure: no task, no clock, no I/O.
 
+mod budget;
 mod members;
+mod page;
+mod replay;
 mod room;
 mod rooms;
 mod shard;
+mod tail;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +23,7 @@ use std::{
 use ahash::RandomState;
 use bytes::Bytes;
 use proto::{Position, Room, wire};
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -30,9 +35,10 @@ use crate::{
     interest::{LinkId, Placement},
     metrics::Metrics,
     outbox::Outbox,
-    protocol::server::LostReason,
+    protocol::{Since, server::LostReason},
     session::JoinOutcome,
 };
+pub use replay::Progress;
 use room::Waiting;
 use rooms::Rooms;
 use shard::{Command, Counted, Overflow, Shard};
@@ -66,6 +72,14 @@ pub struct Settings {
     pub linger: Duration,
     /// How long a join waits for a fanout node.
     pub join_timeout: Duration,
+    /// What recent publications of all rooms may take in memory.
+    pub tail_bytes: usize,
+}
+
+/// Each call gives a client its own moment within the window over which clients are spread, in milliseconds.
+fn slots(spread: Spread) -> Box<dyn FnMut() -> u64 + Send> {
+    let mut rng = SmallRng::from_os_rng();
+    Box::new(move || rng.random_range(0..=u64::try_from(spread.window().as_millis()).unwrap_or(u64::MAX)))
 }
 
 impl Hub {
@@ -81,11 +95,10 @@ impl Hub {
             let (sender, commands) = mpsc::channel(QUEUE);
             let overflow = Arc::new(Overflow::default());
             handles.push(ShardHandle { commands: sender, overflow: overflow.clone() });
-            let rooms = Rooms::new(settings.linger);
-            let (metrics, spread) = (metrics.clone(), spread.clone());
-            tasks.push(
-                Shard { rooms, commands, overflow, metrics, spread, counted: Counted::default() }.run(end.clone()),
-            );
+            let tail_bytes = settings.tail_bytes / settings.shards.max(1);
+            let rooms = Rooms::new(settings.linger, tail_bytes, slots(spread.clone()));
+            let metrics = metrics.clone();
+            tasks.push(Shard { rooms, commands, overflow, metrics, counted: Counted::default() }.run(end.clone()));
         }
         let hub = Self {
             shards: handles.into(),
@@ -106,10 +119,11 @@ impl Hub {
         id: Option<Box<str>>,
         publish: bool,
         grant: Option<Box<str>>,
+        since: Option<Since>,
     ) -> oneshot::Receiver<JoinOutcome> {
         let (done, outcome) = oneshot::channel();
         let deadline = Instant::now() + self.join_timeout;
-        let joining = Waiting { member, id, publish, grant, deadline, done };
+        let joining = Waiting { member, id, publish, grant, since, deadline, done };
         // Fails only when the hub has ended; the outcome then never comes.
         let _ = self.shard(&room).commands.send(Command::Join { room: room.clone(), joining }).await;
         outcome
@@ -127,6 +141,13 @@ impl Hub {
         let command = Command::Leave { room: room.clone(), member, id, reason, done: Some(done) };
         let _ = self.shard(&room).commands.send(command).await;
         left
+    }
+
+    /// Has a member that catches up get more, now that its outbox is low. No answer comes if it has left.
+    pub async fn more(&self, room: Room, member: Arc<Outbox>) -> oneshot::Receiver<Progress> {
+        let (done, progress) = oneshot::channel();
+        let _ = self.shard(&room).commands.send(Command::More { room: room.clone(), member, done }).await;
+        progress
     }
 
     /// Takes a connection that is gone out of a room.
@@ -154,16 +175,14 @@ impl Hub {
     pub fn publications(&self, publications: wire::Publications) {
         let wire::Publications { room, epoch, first_seq, entries } = publications;
         let bytes = entries.iter().map(Bytes::len).sum();
-        let overflow = &self.shard(&room).overflow;
-        if overflow.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES {
-            overflow.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.missed(room);
-            return;
-        }
         let command = Command::Publications { room: room.clone(), epoch, first_seq, entries, bytes };
-        if !self.hand_over(room.clone(), command) {
-            self.shard(&room).overflow.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        }
+        self.hand_over_bytes(room, bytes, command);
+    }
+
+    /// A page of a room's history, or why there is none.
+    pub fn page(&self, result: wire::ReadResult) {
+        let bytes = result.entries.iter().map(Bytes::len).sum();
+        self.hand_over_bytes(result.room.clone(), bytes, Command::Page { result, bytes });
     }
 
     /// A link says that continuity is broken.
@@ -197,6 +216,16 @@ impl Hub {
             self.missed(room);
         }
         fits
+    }
+
+    fn hand_over_bytes(&self, room: String, bytes: usize, command: Command) {
+        let queued = &self.shard(&room).overflow.bytes;
+        if queued.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES {
+            self.missed(room.clone());
+        } else if self.hand_over(room.clone(), command) {
+            return;
+        }
+        self.shard(&room).overflow.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     fn missed(&self, room: String) {

@@ -21,11 +21,24 @@ pub struct Wish {
 /// The rooms whose wish changed since the link last looked.
 pub type Interest = queues::Interest<Room, Wish>;
 
+/// A page of a room's history that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadFrom {
+    /// What follows the position, oldest first.
+    After(Position),
+    /// The latest so many.
+    Last(u32),
+}
+
+/// The rooms of which a page is wanted, at most one each.
+pub type Reads = queues::Interest<Room, ReadFrom>;
+
 /// A link that is up.
 #[derive(Clone)]
 pub struct PlacedLink {
     pub id: LinkId,
     pub interest: Arc<Interest>,
+    pub reads: Arc<Reads>,
     seed: u64,
     /// Whether new rooms may be placed here; a draining node only keeps those it has until they have moved.
     eligible: bool,
@@ -33,8 +46,8 @@ pub struct PlacedLink {
 
 impl PlacedLink {
     /// `address` is what all edges know the node by.
-    pub fn new(id: LinkId, address: &str, interest: Arc<Interest>, eligible: bool) -> Self {
-        Self { id, interest, seed: xxh3_64(address.as_bytes()), eligible }
+    pub fn new(id: LinkId, address: &str, interest: Arc<Interest>, reads: Arc<Reads>, eligible: bool) -> Self {
+        Self { id, interest, reads, seed: xxh3_64(address.as_bytes()), eligible }
     }
 }
 
@@ -76,7 +89,7 @@ mod tests {
 
     fn links(addresses: &[&str]) -> Placement {
         let link = |(index, address): (usize, &&str)| {
-            PlacedLink::new(LinkId(index as u64), address, Arc::new(Interest::new()), true)
+            PlacedLink::new(LinkId(index as u64), address, Arc::default(), Arc::default(), true)
         };
         Placement::new(addresses.iter().enumerate().map(link).collect())
     }
@@ -109,7 +122,7 @@ mod tests {
 
     #[test]
     fn links_that_are_not_eligible_get_no_rooms() {
-        let link = PlacedLink::new(LinkId(1), "a:1", Arc::new(Interest::new()), false);
+        let link = PlacedLink::new(LinkId(1), "a:1", Arc::default(), Arc::default(), false);
         let placement = Placement::new(vec![link]);
         assert!(placement.place("room").is_none());
         assert!(placement.get(LinkId(1)).is_some());

@@ -1,7 +1,7 @@
 //! A connection's bounded send queue, with the rule for a slow consumer: when the queue is full, what waits is dropped
 //! and the connection closed with 4008. Nobody else is delayed by it.
 
-use std::sync::Arc;
+use std::{future::poll_fn, sync::Arc};
 
 use bytes::Bytes;
 use queues::{Limits, PushError};
@@ -51,6 +51,31 @@ impl Outbox {
                 false
             }
         }
+    }
+
+    /// Queues a frame of a replay, which leaves half of the queue to what is live. False if it did not fit, which is no
+    /// slowness.
+    pub fn fill(&self, frame: Bytes) -> bool {
+        self.queue.try_push(frame, self.half())
+    }
+
+    /// Whether replays have to wait.
+    pub fn is_half_full(&self) -> bool {
+        let (held, half) = (self.queue.held(), self.half());
+        held.frames >= half.frames || held.bytes >= half.bytes
+    }
+
+    /// Waits until there is room for more of a replay.
+    pub async fn low(&self) {
+        let Limits { frames, bytes } = self.half();
+        // Half of that: so that a replay comes in runs, not frame by frame.
+        let low = Limits { frames: frames / 2, bytes: bytes / 2 };
+        poll_fn(|cx| self.queue.poll_low(cx, low)).await;
+    }
+
+    fn half(&self) -> Limits {
+        let Limits { frames, bytes } = self.rules.limits;
+        Limits { frames: frames.div_ceil(2), bytes: bytes / 2 }
     }
 
     pub fn limits(&self) -> Limits {

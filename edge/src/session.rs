@@ -83,8 +83,10 @@ pub enum Action {
 /// How a join ended at the hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JoinOutcome {
-    /// `joined` is in the outbox.
+    /// `joined` is in the outbox, and it is live.
     Joined,
+    /// `joined` is in the outbox, and what was missed is to follow.
+    CatchingUp,
     /// No fanout node answered in time.
     Unavailable,
 }
@@ -210,7 +212,7 @@ impl Session {
     pub fn joined(&mut self, op: OpId, room: &Room, outcome: JoinOutcome, actions: &mut Vec<Action>) {
         let Some(Step::Joining { id, publish }) = self.take_step(op, room) else { return };
         match outcome {
-            JoinOutcome::Joined => {
+            JoinOutcome::Joined | JoinOutcome::CatchingUp => {
                 self.rooms.state(room).membership = Some(Membership { publish });
             }
             JoinOutcome::Unavailable => {

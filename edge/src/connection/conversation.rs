@@ -12,6 +12,7 @@ use super::{
     Context,
     heartbeat::{Due, Heartbeat},
     read_pump::{ReadPump, Received},
+    replays::{Replays, drive},
 };
 use crate::{
     auth::{Claims, TokenError},
@@ -51,6 +52,8 @@ pub(super) struct Conversation<R> {
     timer: Pin<Box<Sleep>>,
     /// None while nothing is under way, which is nearly always.
     pending: Option<Box<FuturesUnordered<BoxFuture<'static, Done>>>>,
+    /// None while no room catches up.
+    replays: Option<Box<Replays>>,
     actions: Vec<Action>,
 }
 
@@ -89,7 +92,18 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
         let automatic = AutomaticRooms::of(&guest.claims).rooms;
         let session = Session::new(automatic, settings.session, context.metrics.session_full.clone(), now);
         let timer = Box::pin(sleep_until(heartbeat.deadline()));
-        Self { reader, guest, session, outbox, context, heartbeat, timer, pending: None, actions: Vec::new() }
+        Self {
+            reader,
+            guest,
+            session,
+            outbox,
+            context,
+            heartbeat,
+            timer,
+            pending: None,
+            replays: None,
+            actions: Vec::new(),
+        }
     }
 
     /// Returns why the connection is to close.
@@ -111,6 +125,7 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
                     }
                 }
                 done = next_done(&mut self.pending) => self.done(done),
+                () = drive(&mut self.replays, &self.context.hub, &self.outbox) => {}
                 () = self.timer.as_mut() => {
                     if let Some(reason) = self.due() {
                         return reason;
@@ -176,7 +191,12 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
         let (session, actions) = (&mut self.session, &mut self.actions);
         match done {
             Done::Authorized { op, room, admission } => session.authorized(op, &room, admission, actions),
-            Done::Joined { op, room, outcome } => session.joined(op, &room, outcome, actions),
+            Done::Joined { op, room, outcome } => {
+                session.joined(op, &room, outcome, actions);
+                if outcome == JoinOutcome::CatchingUp {
+                    self.replays.get_or_insert_default().add(room);
+                }
+            }
             Done::Left { op, room } => session.left(op, &room, actions),
             Done::Published { id, room, receipt } => Session::receipt(id.as_deref(), &room, &receipt, actions),
             Done::Nothing => {}
@@ -216,8 +236,9 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
             }
             Action::Close(_) => {}
             Action::Authorize { op, room, grant } => self.authorize(op, room, grant),
-            Action::Join { op, room, id, publish, grant, since: _ } => {
-                let outcome = self.context.hub.join(room.clone(), self.outbox.clone(), id, publish, grant).await;
+            Action::Join { op, room, id, publish, grant, since } => {
+                let (member, asked) = (self.outbox.clone(), room.clone());
+                let outcome = self.context.hub.join(asked, member, id, publish, grant, since).await;
                 let done = outcome.map(move |outcome| match outcome {
                     Ok(outcome) => Done::Joined { op, room, outcome },
                     Err(_) => Done::Nothing,

@@ -32,7 +32,7 @@ use crate::{
     authorize::Authorizer,
     connections::Connections,
     hub::{self, Hub},
-    interest::{Interest, LinkId, PlacedLink, Placement},
+    interest::{LinkId, PlacedLink, Placement},
     keys::{KeySet, Keys},
     metrics::Metrics,
     outbox::Rules,
@@ -53,13 +53,17 @@ impl Edge {
         let lifecycle = Lifecycle::new();
         let metrics = Arc::new(Metrics::default());
         let connections = Connections::new(usize::MAX, usize::MAX, metrics.clone());
-        let settings =
-            hub::Settings { shards: 1, linger: Duration::from_secs(5), join_timeout: Duration::from_secs(5) };
+        let settings = hub::Settings {
+            shards: 1,
+            linger: Duration::from_secs(5),
+            join_timeout: Duration::from_secs(5),
+            tail_bytes: 1 << 20,
+        };
         let (hub, shards) = Hub::new(&settings, &connections.spread(), &metrics, &CancellationToken::new());
         for shard in shards {
             lifecycle.spawn(shard);
         }
-        let links = vec![PlacedLink::new(LINK, "a:1", Arc::new(Interest::new()), true)];
+        let links = vec![PlacedLink::new(LINK, "a:1", Arc::default(), Arc::default(), true)];
         hub.place(Arc::new(Placement::new(links))).await;
         let upstream = upstream::Settings {
             discovery: Discovery::List(Vec::new()),
@@ -414,7 +418,7 @@ async fn one_publication_to_a_thousand_members_is_one_encoding_and_a_thousand_wr
     let mut joining = Vec::new();
     let members: Vec<_> = (0..MEMBERS).map(|_| test_support::outbox()).collect();
     for member in &members {
-        joining.push(edge.context.hub.join(room.clone(), member.clone(), None, true, None).await);
+        joining.push(edge.context.hub.join(room.clone(), member.clone(), None, true, None, None).await);
     }
     edge.state("r", 0);
     for outcome in joining {

@@ -1,14 +1,23 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
-use proto::{Position, Room, wire::Entry};
+use proto::{Position, Room};
 use tokio::{sync::oneshot, time::Instant};
 
-use super::members::Members;
+use super::{
+    budget::{Budget, Owner},
+    members::Members,
+    page::{self, Page},
+    replay::Replay,
+    tail::Tail,
+};
 use crate::{
     interest::{LinkId, Placement, Wish},
     outbox::Outbox,
-    protocol::{Envelope, ServerMessage, server::Joined, server::LostReason},
+    protocol::{
+        ServerMessage, Since,
+        server::{Joined, LostReason},
+    },
     session::JoinOutcome,
 };
 
@@ -24,14 +33,22 @@ pub(super) struct HubRoom {
     pub(super) waiting: Vec<Waiting>,
     /// None until a fanout node said where the room stands.
     received: Option<Position>,
-    handed: Position,
+    pub(super) handed: Position,
     pending: VecDeque<Item>,
     slice: Vec<Item>,
-    link: Option<LinkId>,
+    /// What was handed out last, ending there.
+    pub(super) tail: Option<Box<Tail>>,
+    /// None while nobody catches up.
+    pub(super) replay: Option<Box<Replay>>,
+    /// Distinguishes it from other rooms that had its slot.
+    pub(super) generation: u32,
+    pub(super) link: Option<LinkId>,
     /// The link the room is moving away from, kept until the new one has answered.
     leaving: Option<LinkId>,
     /// The link was asked where the room stands, and has not answered yet.
     asked: bool,
+    /// Whether the hub has it on its list of rooms with something to hand out.
+    pub(super) scheduled: bool,
     /// Whether the hub has it on its list of rooms that may be given up.
     pub(super) lingering: bool,
     pub(super) empty_since: Option<Instant>,
@@ -44,8 +61,32 @@ pub(super) struct Waiting {
     pub(super) id: Option<Box<str>>,
     pub(super) publish: bool,
     pub(super) grant: Option<Box<str>>,
+    /// Where it stands already, or how much it wants.
+    pub(super) since: Option<Since>,
     pub(super) deadline: Instant,
     pub(super) done: oneshot::Sender<JoinOutcome>,
+}
+
+impl Waiting {
+    /// Puts `joined` into its outbox. False if its connection is gone, and it must not become a member.
+    pub(super) fn answer(self, room: &Room, position: &Position, recovered: bool, outcome: JoinOutcome) -> bool {
+        let Self { member, id, publish, grant, done, .. } = self;
+        let Position { epoch, seq } = position;
+        let payload = Joined { room, epoch, seq: *seq, recovered, publish, grant: grant.as_deref() };
+        member.push(ServerMessage::Joined { id: id.as_deref(), payload }.frame());
+        done.send(outcome).is_ok()
+    }
+}
+
+/// What a room is given to work with.
+pub(super) struct Cx<'a> {
+    pub(super) placement: &'a Placement,
+    pub(super) budget: &'a mut Budget,
+    /// A member's own moment to reload, from now.
+    pub(super) after_ms: &'a mut dyn FnMut() -> u64,
+    pub(super) slot: usize,
+    /// Counts frames queued for members that catch up.
+    pub(super) replayed: u64,
 }
 
 /// What members get next.
@@ -61,11 +102,10 @@ pub(super) struct Taken {
     pub(super) fresh: usize,
     pub(super) duplicates: usize,
     pub(super) gap: bool,
-    pub(super) malformed: usize,
 }
 
 impl HubRoom {
-    pub(super) fn new(name: Room) -> Self {
+    pub(super) fn new(name: Room, generation: u32) -> Self {
         Self {
             name,
             members: Members::default(),
@@ -74,40 +114,52 @@ impl HubRoom {
             handed: Position::default(),
             pending: VecDeque::new(),
             slice: Vec::new(),
+            tail: None,
+            replay: None,
+            generation,
             link: None,
             leaving: None,
             asked: false,
+            scheduled: false,
             lingering: false,
             empty_since: None,
         }
     }
 
+    /// Members, those that catch up included.
+    pub(super) fn len(&self) -> usize {
+        self.members.len() + self.replay.as_ref().map_or(0, |replay| replay.len())
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.members.is_empty() && self.waiting.is_empty()
+        self.len() == 0 && self.waiting.is_empty()
     }
 
     /// Makes it a member, or keeps it until the room's position is known. One that is a member already is answered
     /// again.
-    pub(super) fn join(&mut self, joining: Waiting) {
+    pub(super) fn join(&mut self, joining: Waiting, cx: &mut Cx<'_>) {
         if self.received.is_some() {
-            self.admit(joining);
+            self.admit(joining, cx);
         } else {
             self.waiting.push(joining);
         }
     }
 
-    fn admit(&mut self, joining: Waiting) {
-        let Waiting { member, id, publish, grant, done, .. } = joining;
+    fn admit(&mut self, mut joining: Waiting, cx: &mut Cx<'_>) {
+        if let Some(since) = joining.since.take() {
+            self.catch_up(joining, since, cx);
+            return;
+        }
+        let member = joining.member.clone();
         if self.members.is_awaited(&member) {
             // Joined again in the middle of a walk: what the walk still has for it comes before the position it is told.
             self.members.remove(&member);
-            hand(&self.name, &self.slice, &member, &mut || 0);
+            hand(&self.name, &self.slice, &member, cx.after_ms);
         }
-        let Position { epoch, seq } = &self.handed;
-        let payload = Joined { room: &self.name, epoch, seq: *seq, recovered: false, publish, grant: grant.as_deref() };
-        member.push(ServerMessage::Joined { id: id.as_deref(), payload }.frame());
-        // Only one whose connection is gone no longer waits for the answer: it must not become a member.
-        if done.send(JoinOutcome::Joined).is_ok() {
+        if let Some(replay) = &mut self.replay {
+            replay.remove(&member);
+        }
+        if joining.answer(&self.name, &self.handed, false, JoinOutcome::Joined) {
             self.members.insert(member);
         }
     }
@@ -116,6 +168,9 @@ impl HubRoom {
     pub(super) fn leave(&mut self, member: &Arc<Outbox>) {
         self.members.remove(member);
         self.waiting.retain(|waiting| !Arc::ptr_eq(&waiting.member, member));
+        if let Some(replay) = &mut self.replay {
+            replay.remove(member);
+        }
     }
 
     /// Gives up on those who have waited long enough.
@@ -123,10 +178,22 @@ impl HubRoom {
         for waiting in self.waiting.extract_if(.., |waiting| waiting.deadline <= now) {
             let _ = waiting.done.send(JoinOutcome::Unavailable);
         }
+        if let Some(replay) = &mut self.replay {
+            replay.expire(now);
+        }
     }
 
     /// Tells the links what is wanted of the room, given those that are up now.
-    pub(super) fn place(&mut self, placement: &Placement) {
+    pub(super) fn place(&mut self, cx: &mut Cx<'_>) {
+        let placement = cx.placement;
+        if let Some(replay) = &mut self.replay {
+            replay.forget_read(|link| placement.get(link).is_none());
+        }
+        self.move_to_best(placement);
+        self.serve(cx);
+    }
+
+    fn move_to_best(&mut self, placement: &Placement) {
         let Some(best) = placement.place(&self.name) else {
             self.link = self.link.filter(|link| placement.get(*link).is_some());
             return;
@@ -163,19 +230,19 @@ impl HubRoom {
     }
 
     /// The link's answer to what was asked. `complete`: nothing was missed between our position and its.
-    pub(super) fn state(&mut self, from: LinkId, position: Position, complete: bool, placement: &Placement) {
+    pub(super) fn state(&mut self, from: LinkId, position: Position, complete: bool, cx: &mut Cx<'_>) {
         if self.link != Some(from) {
             return;
         }
         self.asked = false;
         let leaving = self.leaving.take();
-        self.abandon(placement, leaving);
+        self.abandon(cx.placement, leaving);
         match &self.received {
             None => {
                 self.handed = position.clone();
                 self.received = Some(position);
                 for joining in std::mem::take(&mut self.waiting) {
-                    self.admit(joining);
+                    self.admit(joining, cx);
                 }
             }
             Some(_) if complete => {}
@@ -224,14 +291,8 @@ impl HubRoom {
             }
             received.seq = seq;
             let position = received.clone();
-            match prost::Message::decode(entry.clone()) {
-                Ok(entry) => {
-                    taken.fresh += 1;
-                    self.queue(position, &entry);
-                }
-                // Newer than we understand, or broken in the store: the same for everybody, so it is passed over.
-                Err(_) => taken.malformed += 1,
-            }
+            taken.fresh += 1;
+            self.queue(position, entry);
         }
         if taken.gap && !self.asked {
             self.ask(placement);
@@ -239,16 +300,13 @@ impl HubRoom {
         taken
     }
 
-    fn queue(&mut self, position: Position, entry: &Entry) {
-        if self.members.is_empty() {
-            // Nobody to hand it to, so it is handed out.
-            if self.pending.is_empty() {
-                self.handed = position;
-                return;
-            }
+    fn queue(&mut self, position: Position, entry: &Bytes) {
+        // With nobody to hand it to, it is handed out.
+        if self.members.is_empty() && self.replay.is_none() && self.pending.is_empty() {
+            self.handed = position;
+            return;
         }
-        let epoch = (position.seq == 1).then_some(position.epoch.as_str());
-        let frame = Envelope { room: &self.name, seq: position.seq, epoch, entry }.frame();
+        let frame = page::frame(&self.name, &position.epoch, position.seq, entry.clone());
         self.pending.push_back(Item::Publication { position, frame });
     }
 
@@ -258,14 +316,18 @@ impl HubRoom {
 
     /// Hands what is pending to at most `members` members, in slices of at most half an outbox. Returns how many
     /// members it met, and how many frames were queued.
-    pub(super) fn walk(&mut self, members: usize, after_ms: &mut dyn FnMut() -> u64) -> (usize, usize) {
+    pub(super) fn walk(&mut self, members: usize, cx: &mut Cx<'_>) -> (usize, usize) {
+        if !self.has_work() {
+            // Those it was for have left.
+            return (0, 0);
+        }
         if !self.members.is_walking() {
-            self.begin_slice();
+            self.begin_slice(cx);
         }
         let (mut met, mut queued) = (0, 0);
         for member in self.members.walk(members) {
             met += 1;
-            queued += hand(&self.name, &self.slice, member, after_ms);
+            queued += hand(&self.name, &self.slice, member, cx.after_ms);
         }
         if !self.members.is_walking() {
             self.slice.clear();
@@ -278,7 +340,7 @@ impl HubRoom {
         (met, queued)
     }
 
-    fn begin_slice(&mut self) {
+    fn begin_slice(&mut self, cx: &mut Cx<'_>) {
         // Not empty if the last one it was for has left.
         self.slice.clear();
         self.members.begin_walk();
@@ -286,18 +348,106 @@ impl HubRoom {
         let limits = self.members.first_limits();
         let (mut frames, mut bytes) = (0, 0);
         while let Some(item) = self.pending.front() {
-            let (position, len) = match item {
-                Item::Publication { position, frame } => (position, frame.len()),
-                Item::Lost { position, .. } => (position, 0),
-            };
+            let len = item.len();
             let fits = limits.is_none_or(|max| frames < max.frames.div_ceil(2) && bytes + len <= max.bytes / 2);
             if !fits && frames > 0 {
                 break;
             }
-            self.handed.clone_from(position);
             frames += 1;
             bytes += len;
-            self.slice.extend(self.pending.pop_front());
+            if let Some(item) = self.pending.pop_front() {
+                self.extend_tail(&item, cx);
+                self.slice.push(item);
+            }
+        }
+        if let Some(replay) = &mut self.replay {
+            replay.moved_on();
+            self.serve(cx);
+        }
+    }
+
+    /// The item is about to be handed out: the room stands after it, and its tail ends with it.
+    fn extend_tail(&mut self, item: &Item, cx: &mut Cx<'_>) {
+        match item {
+            Item::Publication { position, frame } => {
+                if self.tail.as_ref().is_none_or(|tail| tail.end() != self.handed) {
+                    self.drop_tail(cx);
+                }
+                let handed = &self.handed;
+                // The first publication of all comes after a position without an epoch.
+                let before = Position { epoch: position.epoch.clone(), seq: handed.seq };
+                self.tail.get_or_insert_with(|| Box::new(Tail::after(&before))).push(frame.clone());
+                cx.budget.add(self.owner(cx.slot, false), frame.len());
+                self.handed.clone_from(position);
+            }
+            Item::Lost { position, .. } => {
+                self.drop_tail(cx);
+                self.handed.clone_from(position);
+            }
+        }
+    }
+
+    fn owner(&self, slot: usize, page: bool) -> Owner {
+        Owner { slot, generation: self.generation, page }
+    }
+
+    pub(super) fn drop_tail(&mut self, cx: &mut Cx<'_>) {
+        if let Some(tail) = self.tail.take() {
+            cx.budget.give_back(tail.len(), tail.bytes());
+        }
+    }
+
+    pub(super) fn drop_page(&self, replay: &mut Replay, cx: &mut Cx<'_>) {
+        if let Some(page) = replay.page.take() {
+            cx.budget.give_back(1, page.bytes());
+        }
+    }
+
+    /// Keeps what was read: as part of the tail where the two meet, else beside it.
+    pub(super) fn keep_page(&mut self, page: Page, cx: &mut Cx<'_>) {
+        let Some(mut replay) = self.replay.take() else { return };
+        self.drop_page(&mut replay, cx);
+        let run = page.run;
+        let bytes = run.bytes();
+        if run.len() > 0 {
+            if self.tail.is_none() && run.end() == self.handed {
+                self.tail = Some(Box::new(Tail::after(&self.handed)));
+            }
+            let before = self.tail.as_ref().map_or(0, |tail| tail.bytes());
+            match &mut self.tail {
+                Some(tail) if tail.meets(&run) => {
+                    let added = tail.prepend(run);
+                    let mut bytes = tail.bytes() - before;
+                    for _ in 0..added {
+                        // Which frame's bytes are whose does not matter to the sum.
+                        cx.budget.add(self.owner(cx.slot, false), std::mem::take(&mut bytes));
+                    }
+                }
+                _ => {
+                    replay.page = Some(run);
+                    cx.budget.add(self.owner(cx.slot, true), bytes);
+                }
+            }
+        }
+        self.replay = Some(replay);
+    }
+
+    /// Gives memory back. Returns how many frames, or pages, and how many bytes.
+    pub(super) fn evict(&mut self, page: bool) -> (usize, usize) {
+        let freed = if page {
+            self.replay.as_mut().and_then(|replay| replay.page.take()).map(|page| page.bytes())
+        } else {
+            self.tail.as_mut().and_then(|tail| tail.pop_front())
+        };
+        freed.map_or((0, 0), |bytes| (1, bytes))
+    }
+}
+
+impl Item {
+    fn len(&self) -> usize {
+        match self {
+            Self::Publication { frame, .. } => frame.len(),
+            Self::Lost { .. } => 0,
         }
     }
 }

@@ -3,18 +3,25 @@ use std::{cmp::Reverse, collections::VecDeque, sync::Arc, time::Duration};
 use ahash::RandomState;
 use bytes::Bytes;
 use hashbrown::HashTable;
-use proto::{Position, Room};
-use tokio::time::Instant;
+use proto::{Position, Room, wire::ReadResult};
+use tokio::{sync::oneshot, time::Instant};
 
-use super::room::{HubRoom, Taken, Waiting};
+use super::{
+    budget::Budget,
+    page::Page,
+    replay::Progress,
+    room::{Cx, HubRoom, Taken, Waiting},
+};
 use crate::{
     interest::{LinkId, Placement},
     outbox::Outbox,
     protocol::server::LostReason,
 };
 
+/// How long after a read of the history failed it is tried again.
+const READ_RETRY: Duration = Duration::from_millis(250);
+
 /// The rooms of one shard: a table, the rooms that have something to hand out, and those that time may end.
-#[derive(Debug)]
 pub(super) struct Rooms {
     slots: Vec<Option<Box<HubRoom>>>,
     free: Vec<usize>,
@@ -27,20 +34,28 @@ pub(super) struct Rooms {
     waiting: VecDeque<(Instant, Room)>,
     /// Rooms that were left by all, by the time they may be given up; each once.
     lingering: VecDeque<(Instant, Room)>,
+    /// Rooms whose history could not be read, by the time to try again.
+    retries: VecDeque<(Instant, Room)>,
     linger: Duration,
     /// Members of all rooms.
     members: usize,
+    budget: Budget,
+    /// Frames queued for members that catch up, not yet counted.
+    replayed: u64,
+    generation: u32,
+    after_ms: Box<dyn FnMut() -> u64 + Send>,
 }
 
 /// What a walk did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Walked {
     pub(super) members: usize,
-    pub(super) frames: usize,
+    pub(super) frames: u64,
 }
 
 impl Rooms {
-    pub(super) fn new(linger: Duration) -> Self {
+    /// `tail_bytes`: what the tails of all rooms may hold. `after_ms`: a member's own moment to reload, from now.
+    pub(super) fn new(linger: Duration, tail_bytes: usize, after_ms: Box<dyn FnMut() -> u64 + Send>) -> Self {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
@@ -50,8 +65,13 @@ impl Rooms {
             work: VecDeque::new(),
             waiting: VecDeque::new(),
             lingering: VecDeque::new(),
+            retries: VecDeque::new(),
             linger,
             members: 0,
+            budget: Budget::new(tail_bytes),
+            replayed: 0,
+            generation: 0,
+            after_ms,
         }
     }
 
@@ -65,30 +85,43 @@ impl Rooms {
 
     pub(super) fn join(&mut self, room: Room, joining: Waiting) {
         let deadline = joining.deadline;
-        let slot = self.find(&room).unwrap_or_else(|| self.insert(room.clone()));
-        let placement = self.placement.clone();
-        let Some(state) = &mut self.slots[slot] else { return };
-        let before = state.members.len();
-        state.join(joining);
-        self.members += state.members.len() - before;
-        state.empty_since = None;
-        state.place(&placement);
-        if !state.waiting.is_empty() {
+        if self.find(&room).is_none() {
+            self.insert(room.clone());
+        }
+        let waits = self.with(&room, |state, cx| {
+            state.empty_since = None;
+            state.join(joining, cx);
+            state.place(cx);
+            !state.waiting.is_empty() || state.replay.is_some()
+        });
+        if waits == Some(true) {
             self.waiting.push_back((deadline, room));
         }
     }
 
     pub(super) fn leave(&mut self, room: &Room, member: &Arc<Outbox>, now: Instant) {
-        let Some(state) = self.get(room) else { return };
-        let before = state.members.len();
-        state.leave(member);
-        let left = before - state.members.len();
-        self.members -= left;
+        self.with(room, |state, _| state.leave(member));
         self.linger_if_empty(room, now);
     }
 
+    /// A member that catches up has room for more.
+    pub(super) fn more(&mut self, room: &str, member: &Arc<Outbox>, done: oneshot::Sender<Progress>) {
+        self.with(room, |state, cx| state.more(member, done, cx));
+    }
+
+    pub(super) fn page(&mut self, room: &str, result: ReadResult) {
+        self.with(room, |state, cx| state.page_read(Page::new(&state.name, result), cx));
+    }
+
+    /// A page could not be read: another try a little later.
+    pub(super) fn page_failed(&mut self, room: &str, now: Instant) {
+        if let Some(name) = self.with(room, |state, _| state.name.clone()) {
+            self.retries.push_back((now + READ_RETRY, name));
+        }
+    }
+
     pub(super) fn state(&mut self, from: LinkId, room: &str, position: Position, complete: bool) {
-        self.with(room, |state, placement| state.state(from, position, complete, placement));
+        self.with(room, |state, cx| state.state(from, position, complete, cx));
     }
 
     pub(super) fn lost(&mut self, room: &str, position: Position, reason: LostReason) {
@@ -96,39 +129,48 @@ impl Rooms {
     }
 
     pub(super) fn publications(&mut self, room: &str, epoch: &str, first_seq: u64, entries: &[Bytes]) -> Taken {
-        self.with(room, |state, placement| state.publications(epoch, first_seq, entries, placement)).unwrap_or_default()
+        self.with(room, |state, cx| state.publications(epoch, first_seq, entries, cx.placement)).unwrap_or_default()
     }
 
     /// Asks again for everything after where the room stands: something was dropped on the way here.
     pub(super) fn ask_again(&mut self, room: &str) {
-        self.with(room, HubRoom::ask);
+        self.with(room, |state, cx| {
+            state.ask(cx.placement);
+            // It may have been a page.
+            state.page_failed();
+            state.serve(cx);
+        });
     }
 
     /// The links that are up changed: rooms go where they belong now.
     pub(super) fn place(&mut self, placement: Arc<Placement>) {
         self.placement = placement;
-        for room in self.slots.iter_mut().flatten() {
-            room.place(&self.placement);
+        for slot in 0..self.slots.len() {
+            self.with_slot(slot, HubRoom::place);
         }
     }
 
     /// Hands out what is pending to at most about `budget` members; rooms take turns.
-    pub(super) fn walk(&mut self, budget: usize, after_ms: &mut dyn FnMut() -> u64) -> Walked {
+    pub(super) fn walk(&mut self, budget: usize) -> Walked {
         let mut walked = Walked::default();
         while walked.members < budget {
             let Some(slot) = self.work.pop_front() else { break };
-            let Some(room) = &mut self.slots[slot] else { continue };
-            let (members, frames) = room.walk(budget - walked.members, after_ms);
+            let rest = budget - walked.members;
+            let Some((members, frames, slice_over)) = self.with_slot(slot, |room, cx| {
+                room.scheduled = false;
+                let (members, frames) = room.walk(rest, cx);
+                (members, frames, room.has_work() && !room.members.is_walking())
+            }) else {
+                continue;
+            };
             walked.members += members;
-            walked.frames += frames;
-            if room.has_work() {
-                self.work.push_back(slot);
-                if !room.members.is_walking() {
-                    // One slice of a burst: the pumps run before the next.
-                    break;
-                }
+            walked.frames += frames as u64;
+            if slice_over {
+                // One slice of a burst: the pumps run before the next.
+                break;
             }
         }
+        walked.frames += std::mem::take(&mut self.replayed);
         walked
     }
 
@@ -139,16 +181,20 @@ impl Rooms {
     /// When [`Self::expire`] has something to do.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let first = |queue: &VecDeque<(Instant, Room)>| queue.front().map(|(deadline, _)| *deadline);
-        [first(&self.waiting), first(&self.lingering)].into_iter().flatten().min()
+        [first(&self.waiting), first(&self.lingering), first(&self.retries)].into_iter().flatten().min()
     }
 
     /// Gives up on members-to-be that have waited long enough, and on rooms that nobody came back to.
     pub(super) fn expire(&mut self, now: Instant) {
         while let Some((_, room)) = self.waiting.pop_front_if(|(deadline, _)| *deadline <= now) {
-            if let Some(state) = self.get(&room) {
-                state.expire(now);
-                self.linger_if_empty(&room, now);
-            }
+            self.with(&room, |state, _| state.expire(now));
+            self.linger_if_empty(&room, now);
+        }
+        while let Some((_, room)) = self.retries.pop_front_if(|(deadline, _)| *deadline <= now) {
+            self.with(&room, |state, cx| {
+                state.page_failed();
+                state.serve(cx);
+            });
         }
         while let Some((_, room)) = self.lingering.pop_front_if(|(deadline, _)| *deadline <= now) {
             let linger = self.linger;
@@ -166,7 +212,7 @@ impl Rooms {
     /// The rooms with most members, at most `limit`.
     pub(super) fn top(&self, limit: usize) -> Vec<(Room, usize)> {
         let rooms = self.slots.iter().flatten();
-        let mut rooms: Vec<_> = rooms.map(|room| (room.members.len(), &room.name)).collect();
+        let mut rooms: Vec<_> = rooms.map(|room| (room.len(), &room.name)).collect();
         if rooms.len() > limit {
             rooms.select_nth_unstable_by_key(limit, |(members, _)| Reverse(*members));
             rooms.truncate(limit);
@@ -196,22 +242,47 @@ impl Rooms {
         self.slots[slot].as_deref_mut()
     }
 
-    /// Changes a room, and puts it on the work list if it has something to hand out now.
-    fn with<T>(&mut self, room: &str, change: impl FnOnce(&mut HubRoom, &Placement) -> T) -> Option<T> {
+    fn with<T>(&mut self, room: &str, change: impl FnOnce(&mut HubRoom, &mut Cx<'_>) -> T) -> Option<T> {
         let slot = self.find(room)?;
+        self.with_slot(slot, change)
+    }
+
+    /// Changes a room; puts it on the work list if it has something to hand out now, and keeps the counts.
+    fn with_slot<T>(&mut self, slot: usize, change: impl FnOnce(&mut HubRoom, &mut Cx<'_>) -> T) -> Option<T> {
         let state = self.slots[slot].as_deref_mut()?;
-        let (had_work, members) = (state.has_work(), state.members.len());
-        let result = change(state, &self.placement);
-        self.members += state.members.len() - members;
-        if !had_work && state.has_work() {
+        let members = state.len();
+        let mut cx = Cx {
+            placement: &self.placement,
+            budget: &mut self.budget,
+            after_ms: &mut *self.after_ms,
+            slot,
+            replayed: 0,
+        };
+        let result = change(state, &mut cx);
+        self.replayed += cx.replayed;
+        self.members = self.members + state.len() - members;
+        if state.has_work() && !std::mem::replace(&mut state.scheduled, true) {
             self.work.push_back(slot);
         }
+        self.evict();
         Some(result)
+    }
+
+    /// Keeps the tails of all rooms within their budget.
+    fn evict(&mut self) {
+        while let Some(owner) = self.budget.next_to_go() {
+            if let Some(room) = self.slots[owner.slot].as_deref_mut().filter(|room| room.generation == owner.generation)
+            {
+                let (count, bytes) = room.evict(owner.page);
+                self.budget.give_back(count, bytes);
+            }
+        }
     }
 
     fn insert(&mut self, room: Room) -> usize {
         let hash = self.hasher.hash_one(room.as_str());
-        let state = Some(Box::new(HubRoom::new(room)));
+        self.generation = self.generation.wrapping_add(1);
+        let state = Some(Box::new(HubRoom::new(room, self.generation)));
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
@@ -229,9 +300,11 @@ impl Rooms {
         if let Ok(entry) = self.by_name.find_entry(self.hasher.hash_one(room), |other| *other == slot) {
             entry.remove();
         }
-        if let Some(state) = self.slots[slot].take() {
-            state.give_up(&self.placement);
-        }
+        self.with_slot(slot, |state, cx| {
+            state.give_up(cx.placement);
+            state.drop_tail(cx);
+        });
+        self.slots[slot] = None;
         self.free.push(slot);
     }
 }

@@ -7,8 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use proto::{Position, Room};
-use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
+use proto::{Position, Room, wire::ReadResult};
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     time::{Instant, sleep_until},
@@ -16,11 +15,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    replay::Progress,
     room::Waiting,
     rooms::{Rooms, Walked},
 };
 use crate::{
-    connections::Spread,
     interest::{LinkId, Placement},
     metrics::Metrics,
     outbox::Outbox,
@@ -66,6 +65,15 @@ pub(super) enum Command {
         position: Position,
         reason: LostReason,
     },
+    More {
+        room: Room,
+        member: Arc<Outbox>,
+        done: oneshot::Sender<Progress>,
+    },
+    Page {
+        result: ReadResult,
+        bytes: usize,
+    },
     Place(Arc<Placement>),
     Top {
         limit: usize,
@@ -100,17 +108,15 @@ pub(super) struct Shard {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) overflow: Arc<Overflow>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) spread: Spread,
     pub(super) counted: Counted,
 }
 
 impl Shard {
     pub(super) async fn run(mut self, end: CancellationToken) {
-        let mut rng = SmallRng::from_os_rng();
         loop {
             if self.rooms.has_work() {
                 self.handle_ready();
-                self.walk(&mut rng);
+                self.walk();
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -132,11 +138,9 @@ impl Shard {
         }
     }
 
-    fn walk(&mut self, rng: &mut SmallRng) {
-        let window = self.spread.window();
-        let mut after_ms = || rng.random_range(0..=window.as_millis().try_into().unwrap_or(u64::MAX));
-        let Walked { frames, .. } = self.rooms.walk(MAX_WALK, &mut after_ms);
-        self.metrics.deliveries.inc_by(frames as u64);
+    fn walk(&mut self) {
+        let Walked { frames, .. } = self.rooms.walk(MAX_WALK);
+        self.metrics.deliveries.inc_by(frames);
     }
 
     fn handle_ready(&mut self) {
@@ -170,12 +174,20 @@ impl Shard {
                 self.metrics.publications.inc_by(taken.fresh as u64);
                 self.metrics.duplicates.inc_by(taken.duplicates as u64);
                 self.metrics.gaps.inc_by(taken.gap.into());
-                if taken.malformed > 0 {
-                    self.metrics.malformed_entries.inc_by(taken.malformed as u64);
-                    tracing::error!(room, first_seq, malformed = taken.malformed, "decode publications of a room");
-                }
             }
             Command::Lost { room, position, reason } => self.rooms.lost(&room, position, reason),
+            Command::More { room, member, done } => self.rooms.more(&room, &member, done),
+            Command::Page { result, bytes } => {
+                self.overflow.bytes.fetch_sub(bytes, Ordering::Relaxed);
+                let room = result.room.clone();
+                if let Some(error) = &result.error {
+                    tracing::debug!(room, code = error.code, error = error.message, "read a history");
+                    self.rooms.page_failed(&room, Instant::now());
+                } else {
+                    self.metrics.pages.inc();
+                    self.rooms.page(&room, result);
+                }
+            }
             Command::Place(placement) => self.rooms.place(placement),
             Command::Top { limit, answer } => {
                 let _ = answer.send(self.rooms.top(limit));

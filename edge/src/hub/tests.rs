@@ -17,7 +17,7 @@ use super::{
     rooms::Rooms,
 };
 use crate::{
-    interest::{Interest, LinkId, PlacedLink, Placement, Wish},
+    interest::{Interest, LinkId, PlacedLink, Placement, Reads, Wish},
     outbox::Outbox,
     protocol::server::LostReason,
     session::JoinOutcome,
@@ -31,24 +31,31 @@ const LINK: LinkId = LinkId(1);
 struct Harness {
     rooms: Rooms,
     interest: Arc<Interest>,
+    reads: Arc<Reads>,
     now: Instant,
 }
 
 impl Harness {
     fn new() -> Self {
-        let mut harness = Self { rooms: Rooms::new(LINGER), interest: Arc::default(), now: Instant::now() };
+        let mut harness = Self {
+            rooms: Rooms::new(LINGER, 1 << 20, Box::new(|| 7)),
+            interest: Arc::default(),
+            reads: Arc::default(),
+            now: Instant::now(),
+        };
         harness.rooms.place(harness.placement(LINK));
         harness
     }
 
     fn placement(&self, link: LinkId) -> Arc<Placement> {
-        Arc::new(Placement::new(vec![PlacedLink::new(link, "a:1", self.interest.clone(), true)]))
+        Arc::new(Placement::new(vec![PlacedLink::new(link, "a:1", self.interest.clone(), self.reads.clone(), true)]))
     }
 
     fn join(&mut self, room: &str, member: &Arc<Outbox>) -> oneshot::Receiver<JoinOutcome> {
         let (done, outcome) = oneshot::channel();
         let deadline = self.now + LINGER;
-        let joining = Waiting { member: member.clone(), id: None, publish: true, grant: None, deadline, done };
+        let joining =
+            Waiting { member: member.clone(), id: None, publish: true, grant: None, since: None, deadline, done };
         self.rooms.join(Room::try_new(room).unwrap(), joining);
         outcome
     }
@@ -75,7 +82,7 @@ impl Harness {
 
     fn walk_all(&mut self) {
         while self.rooms.has_work() {
-            self.rooms.walk(3, &mut || 7);
+            self.rooms.walk(3);
         }
     }
 
@@ -141,10 +148,10 @@ fn a_member_that_joins_during_a_burst_gets_the_rest_of_it() {
     assert_eq!(received(&early), ["joined 0"]);
     h.publish("r", "e", 1..=6);
     // One slice: half of the outbox.
-    h.rooms.walk(100, &mut || 7);
+    h.rooms.walk(100);
     assert_eq!(received(&early), ["1", "2"]);
     let _outcome = h.join("r", &late);
-    h.rooms.walk(100, &mut || 7);
+    h.rooms.walk(100);
     assert_eq!(
         (received(&early), received(&late)),
         (vec!["3".into(), "4".into()], vec!["joined 2".into(), "3".into(), "4".into()])
@@ -160,7 +167,7 @@ fn a_burst_longer_than_the_outbox_is_not_slowness() {
     h.publish("r", "e", 1..=50);
     let mut got = received(&member);
     while h.rooms.has_work() {
-        h.rooms.walk(1024, &mut || 7);
+        h.rooms.walk(1024);
         got.extend(received(&member));
     }
     assert_eq!(got.len(), 51);
@@ -224,7 +231,10 @@ fn a_room_moves_make_before_break() {
     let _member = h.member("r", "e", 3);
     let (old, new) = (h.interest.clone(), Arc::new(Interest::new()));
     // Ids decide between equal weights; the old one is not eligible any more.
-    let links = vec![PlacedLink::new(LINK, "a:1", old, false), PlacedLink::new(LinkId(2), "b:1", new.clone(), true)];
+    let links = vec![
+        PlacedLink::new(LINK, "a:1", old, Arc::default(), false),
+        PlacedLink::new(LinkId(2), "b:1", new.clone(), Arc::default(), true),
+    ];
     h.rooms.place(Arc::new(Placement::new(links)));
     assert!(h.wishes().is_empty(), "kept until the new one has answered");
     h.publish("r", "e", 4..=4);
@@ -273,8 +283,8 @@ fn a_walk_meets_no_more_members_than_its_budget_and_rooms_take_turns() {
     crowd.iter().chain([&lonely]).for_each(|member| drop(received(member)));
     h.publish("crowd", "e", 1..=1);
     h.publish("lonely", "e", 1..=1);
-    assert_eq!(h.rooms.walk(4, &mut || 7).members, 4);
-    assert_eq!(h.rooms.walk(4, &mut || 7).members, 4);
+    assert_eq!(h.rooms.walk(4).members, 4);
+    assert_eq!(h.rooms.walk(4).members, 4);
     assert_eq!(received(&lonely), ["1"], "did not wait for the crowd");
     h.walk_all();
     assert!(crowd.drain(..).all(|member| received(&member) == ["1"]));
@@ -360,12 +370,12 @@ proptest! {
                         h.publish(ROOMS[room], "e", first..=stands[room]);
                     }
                 }
-                Step::Walk(budget) => { h.rooms.walk(budget, &mut || 7); }
+                Step::Walk(budget) => { h.rooms.walk(budget); }
             }
             collect(&members, &mut got);
         }
         while h.rooms.has_work() {
-            h.rooms.walk(2, &mut || 7);
+            h.rooms.walk(2);
             collect(&members, &mut got);
         }
         for ((room, number), got) in got {

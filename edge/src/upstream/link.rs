@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -15,7 +15,7 @@ use proto::{
 };
 use service::{Backoff, Lifecycle};
 use tokio::{
-    sync::mpsc,
+    sync::{Notify, mpsc},
     time::{Instant, MissedTickBehavior, interval, interval_at, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -33,9 +33,9 @@ use super::{
 };
 use crate::{
     connections::Connections,
-    defaults::{BEAT, INTEREST_CHUNK, LINK_BACKOFF, LINK_QUEUE, SILENCE, STATS_INTERVAL, STATS_TOP},
+    defaults::{BEAT, INTEREST_CHUNK, LINK_BACKOFF, LINK_QUEUE, LINK_READS, SILENCE, STATS_INTERVAL, STATS_TOP},
     hub::Hub,
-    interest::{Interest, LinkId, Wish},
+    interest::{Interest, LinkId, ReadFrom, Reads, Wish},
 };
 
 /// Messages between the link task and HTTP/2. Few: what waits belongs in the interest and the broadcast queue.
@@ -158,12 +158,14 @@ impl Link {
         let Self { address, outgoing, incoming, .. } = self;
         let (broadcasts, waiting) = mpsc::channel(LINK_QUEUE);
         let interest = Arc::new(Interest::new());
-        let route = Route { address, interest: interest.clone(), broadcasts, draining: false };
+        let reads = Arc::new(Reads::new());
+        let route = Route { address, interest: interest.clone(), reads: reads.clone(), broadcasts, draining: false };
         let up = Up::register(route, links.shared.clone());
         let inflight = Mutex::new(Inflight::new(links.shared.metrics.link_inflight_full.clone()));
-        let mut sender = Sender { links, outgoing, interest, waiting, inflight: &inflight };
+        let reading = Reading::default();
+        let mut sender = Sender { links, outgoing, interest, reads, waiting, inflight: &inflight, reading: &reading };
         let error = tokio::select! {
-            error = receive(incoming, &up, links, &inflight) => error,
+            error = receive(incoming, &up, links, &inflight, &reading) => error,
             error = sender.run() => error,
         };
         drop(up);
@@ -227,6 +229,7 @@ async fn receive(
     up: &Up,
     links: &Links,
     inflight: &Mutex<Inflight>,
+    reading: &Reading,
 ) -> LinkError {
     loop {
         let message = match in_time(incoming.message()).await {
@@ -241,6 +244,10 @@ async fn receive(
             Some(fanout_message::Kind::Lost(lost)) => links.hub.lost(lost),
             Some(fanout_message::Kind::Receipt(receipt)) => {
                 inflight.lock().unwrap_or_else(PoisonError::into_inner).receipt(receipt);
+            }
+            Some(fanout_message::Kind::ReadResult(result)) => {
+                reading.answered();
+                links.hub.page(result);
             }
             Some(fanout_message::Kind::Drain(_)) => {
                 tracing::info!(address = links.address_of(up.id), "fanout node drains: moving its rooms");
@@ -267,8 +274,31 @@ struct Sender<'a> {
     links: &'a Links,
     outgoing: mpsc::Sender<wire::EdgeMessage>,
     interest: Arc<Interest>,
+    reads: Arc<Reads>,
     waiting: mpsc::Receiver<Broadcast>,
     inflight: &'a Mutex<Inflight>,
+    reading: &'a Reading,
+}
+
+/// How many pages are asked for and not yet answered.
+#[derive(Debug, Default)]
+struct Reading {
+    pages: AtomicUsize,
+    fewer: Notify,
+}
+
+impl Reading {
+    /// Waits until one more may be asked for.
+    async fn may_ask(&self) {
+        while self.pages.load(Ordering::Relaxed) >= LINK_READS {
+            self.fewer.notified().await;
+        }
+    }
+
+    fn answered(&self) {
+        self.pages.fetch_sub(1, Ordering::Relaxed);
+        self.fewer.notify_one();
+    }
 }
 
 impl Sender<'_> {
@@ -278,7 +308,8 @@ impl Sender<'_> {
         // The first report soon, so that a node that just started knows us.
         let mut stats = interval_at(Instant::now() + Duration::from_millis(500), STATS_INTERVAL);
         let mut number = 0;
-        let mut wishes = Vec::new();
+        let (mut wishes, mut pages) = (Vec::new(), Vec::new());
+        let mut next_read = 0;
         loop {
             let kind = tokio::select! {
                 biased;
@@ -292,6 +323,12 @@ impl Sender<'_> {
                     let mut inflight = self.inflight.lock().unwrap_or_else(PoisonError::into_inner);
                     let Some(publish) = inflight.start(broadcast) else { continue };
                     edge_message::Kind::Publish(publish)
+                }
+                () = next_page(&self.reads, self.reading, &mut pages) => {
+                    let Some((room, from)) = pages.pop() else { continue };
+                    self.reading.pages.fetch_add(1, Ordering::Relaxed);
+                    next_read += 1;
+                    read_message(next_read, &room, from)
                 }
                 _ = stats.tick() => edge_message::Kind::Stats(self.stats().await),
             };
@@ -320,6 +357,19 @@ fn room_members(room: &Room, members: usize) -> wire::RoomMembers {
 
 async fn next_wishes(interest: &Interest, into: &mut Vec<(Room, Wish)>) {
     std::future::poll_fn(|cx| interest.poll_drain(cx, INTEREST_CHUNK, into)).await;
+}
+
+async fn next_page(reads: &Reads, reading: &Reading, into: &mut Vec<(Room, ReadFrom)>) {
+    reading.may_ask().await;
+    std::future::poll_fn(|cx| reads.poll_drain(cx, 1, into)).await;
+}
+
+fn read_message(id: u64, room: &Room, from: ReadFrom) -> edge_message::Kind {
+    let from = match from {
+        ReadFrom::After(position) => wire::read::From::After(position.into()),
+        ReadFrom::Last(count) => wire::read::From::Last(count),
+    };
+    edge_message::Kind::Read(wire::Read { id, room: room.as_str().to_owned(), from: Some(from), limit: 0 })
 }
 
 fn interest_message(wishes: impl Iterator<Item = (Room, Wish)>) -> edge_message::Kind {

@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::mpsc;
 
 use super::publishes::Broadcast;
-use crate::interest::{Interest, LinkId, PlacedLink, Placement};
+use crate::interest::{Interest, LinkId, PlacedLink, Placement, Reads};
 
 /// The links that are up, as of one moment.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +17,7 @@ pub(super) struct Routes {
 pub(super) struct Route {
     pub(super) address: String,
     pub(super) interest: Arc<Interest>,
+    pub(super) reads: Arc<Reads>,
     pub(super) broadcasts: mpsc::Sender<Broadcast>,
     /// The node is about to stop: no new rooms for it.
     pub(super) draining: bool,
@@ -49,7 +50,7 @@ impl Routes {
         let all_drain = links.values().all(|route| route.draining);
         let placed = links.iter().map(|(id, route)| {
             let eligible = !route.draining || all_drain;
-            PlacedLink::new(*id, &route.address, route.interest.clone(), eligible)
+            PlacedLink::new(*id, &route.address, route.interest.clone(), route.reads.clone(), eligible)
         });
         let placement = Arc::new(Placement::new(placed.collect()));
         Self { links, placement }
@@ -62,7 +63,7 @@ mod tests {
 
     fn route(address: &str, draining: bool) -> Route {
         let (broadcasts, _) = mpsc::channel(1);
-        Route { address: address.to_owned(), interest: Arc::default(), broadcasts, draining }
+        Route { address: address.to_owned(), interest: Arc::default(), reads: Arc::default(), broadcasts, draining }
     }
 
     #[test]
