@@ -53,29 +53,29 @@ impl Outbox {
         }
     }
 
-    /// Queues a frame of a replay, which leaves half of the queue to what is live. False if it did not fit, which is no
-    /// slowness.
+    /// Queues a frame of a replay, if that leaves most of the queue to what is live. False if not, which is no slowness.
     pub fn fill(&self, frame: Bytes) -> bool {
-        self.queue.try_push(frame, self.half())
+        self.queue.try_push(frame, self.share())
     }
 
     /// Whether replays have to wait.
-    pub fn is_half_full(&self) -> bool {
-        let (held, half) = (self.queue.held(), self.half());
-        held.frames >= half.frames || held.bytes >= half.bytes
+    pub fn is_filled(&self) -> bool {
+        let (held, share) = (self.queue.held(), self.share());
+        held.frames >= share.frames || held.bytes >= share.bytes
     }
 
     /// Waits until there is room for more of a replay.
     pub async fn low(&self) {
-        let Limits { frames, bytes } = self.half();
-        // Half of that: so that a replay comes in runs, not frame by frame.
+        let Limits { frames, bytes } = self.share();
+        // Half of it: so that a replay comes in runs, not frame by frame.
         let low = Limits { frames: frames / 2, bytes: bytes / 2 };
         poll_fn(|cx| self.queue.poll_low(cx, low)).await;
     }
 
-    fn half(&self) -> Limits {
+    /// What replays may fill: a quarter. A slice of what is live takes up to half, and answers must fit as well.
+    fn share(&self) -> Limits {
         let Limits { frames, bytes } = self.rules.limits;
-        Limits { frames: frames.div_ceil(2), bytes: bytes / 2 }
+        Limits { frames: frames.div_ceil(4), bytes: bytes.div_ceil(4) }
     }
 
     pub fn limits(&self) -> Limits {

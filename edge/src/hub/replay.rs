@@ -225,7 +225,7 @@ impl CatchingUp {
             (Stage::Open { cursor, .. }, ReadFrom::After(after)) if *cursor == *after && !page.complete => {
                 let to = page.start();
                 let reason = if to.epoch == cursor.epoch { LostReason::History } else { LostReason::Failover };
-                // Half of the outbox is kept free of replays, so there is room for this.
+                // Most of the outbox is kept free of replays, so there is room for this.
                 self.member.push(ServerMessage::lost(room, &to, reason, (cx.after_ms)()).frame());
                 *cursor = to;
             }
@@ -233,7 +233,7 @@ impl CatchingUp {
         }
     }
 
-    /// Hands over what follows the cursor, as much as keeps half of the outbox free.
+    /// Hands over what follows the cursor, as much as its share of the outbox holds.
     fn advance(
         &mut self,
         room: &HubRoom,
@@ -272,7 +272,7 @@ impl CatchingUp {
         }
         let live = *cursor == room.handed;
         let moved = *cursor != before;
-        if (live || moved || self.member.is_half_full())
+        if (live || moved || self.member.is_filled())
             && let Some(done) = more.take()
         {
             let _ = done.send(if live { Progress::Live } else { Progress::More });

@@ -1,3 +1,5 @@
+mod replay;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
@@ -13,6 +15,7 @@ use queues::Limits;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
+    replay::Progress,
     room::{Taken, Waiting},
     rooms::Rooms,
 };
