@@ -11,7 +11,7 @@ run:
 test: tools .venv
 	cargo test --workspace --locked
 	# The queues again, with every order of their steps.
-	RUSTFLAGS="--cfg loom" cargo test -p queues --release --locked --target-dir target/loom
+	RUSTFLAGS="--cfg loom" cargo test -p queues --tests --release --locked --target-dir target/loom
 
 lint:
 	cargo fmt --all --check
