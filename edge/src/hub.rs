@@ -168,7 +168,7 @@ impl Hub {
     pub fn state(&self, from: LinkId, state: wire::State) {
         let wire::State { room, position, complete } = state;
         let position = Position::from(position.unwrap_or_default());
-        self.hand_over(room.clone(), Command::State { from, room, position, complete });
+        self.hand_over(&room.clone(), Command::State { from, room, position, complete });
     }
 
     /// A run of publications that a link brought.
@@ -176,13 +176,13 @@ impl Hub {
         let wire::Publications { room, epoch, first_seq, entries } = publications;
         let bytes = entries.iter().map(Bytes::len).sum();
         let command = Command::Publications { room: room.clone(), epoch, first_seq, entries, bytes };
-        self.hand_over_bytes(room, bytes, command);
+        self.hand_over_bytes(&room, bytes, command);
     }
 
     /// A page of a room's history, or why there is none.
     pub fn page(&self, result: wire::ReadResult) {
         let bytes = result.entries.iter().map(Bytes::len).sum();
-        self.hand_over_bytes(result.room.clone(), bytes, Command::Page { result, bytes });
+        self.hand_over_bytes(&result.room.clone(), bytes, Command::Page { result, bytes });
     }
 
     /// A link says that continuity is broken.
@@ -192,7 +192,7 @@ impl Hub {
             wire::LostReason::Failover | wire::LostReason::Unspecified => LostReason::Failover,
         };
         let position = Position::from(lost.position.unwrap_or_default());
-        self.hand_over(lost.room.clone(), Command::Lost { room: lost.room, position, reason });
+        self.hand_over(&lost.room.clone(), Command::Lost { room: lost.room, position, reason });
     }
 
     /// The rooms with most members, at most `limit`, most members first.
@@ -209,28 +209,28 @@ impl Hub {
         top
     }
 
+    fn hand_over_bytes(&self, room: &str, bytes: usize, command: Command) {
+        let queued = &self.shard(room).overflow.bytes;
+        if queued.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES {
+            self.missed(room);
+        } else if self.hand_over(room, command) {
+            return;
+        }
+        queued.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// Never waits. False if it did not fit; the room is then asked for again.
-    fn hand_over(&self, room: String, command: Command) -> bool {
-        let fits = self.shard(&room).commands.try_send(command).is_ok();
+    fn hand_over(&self, room: &str, command: Command) -> bool {
+        let fits = self.shard(room).commands.try_send(command).is_ok();
         if !fits {
             self.missed(room);
         }
         fits
     }
 
-    fn hand_over_bytes(&self, room: String, bytes: usize, command: Command) {
-        let queued = &self.shard(&room).overflow.bytes;
-        if queued.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES {
-            self.missed(room.clone());
-        } else if self.hand_over(room.clone(), command) {
-            return;
-        }
-        self.shard(&room).overflow.bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    fn missed(&self, room: String) {
+    fn missed(&self, room: &str) {
         self.metrics.shard_full.inc();
-        self.shard(&room).overflow.missed(room);
+        self.shard(room).overflow.missed(room.to_owned());
     }
 
     fn shard(&self, room: &str) -> &ShardHandle {

@@ -59,5 +59,5 @@ pub(super) async fn drive(slot: &mut Option<Box<Replays>>, hub: &Hub, outbox: &A
             *slot = None;
         }
     }
-    pending().await
+    pending::<()>().await;
 }

@@ -149,7 +149,7 @@ impl HubRoom {
             }
         }
         if replay.members.is_empty() {
-            self.drop_page(&mut replay, cx);
+            Self::drop_page(&mut replay, cx);
             return;
         }
         self.read_missing(&mut replay, cx);

@@ -397,7 +397,7 @@ impl HubRoom {
         }
     }
 
-    pub(super) fn drop_page(&self, replay: &mut Replay, cx: &mut Cx<'_>) {
+    pub(super) fn drop_page(replay: &mut Replay, cx: &mut Cx<'_>) {
         if let Some(page) = replay.page.take() {
             cx.budget.give_back(1, page.bytes());
         }
@@ -406,7 +406,7 @@ impl HubRoom {
     /// Keeps what was read: as part of the tail where the two meet, else beside it.
     pub(super) fn keep_page(&mut self, page: Page, cx: &mut Cx<'_>) {
         let Some(mut replay) = self.replay.take() else { return };
-        self.drop_page(&mut replay, cx);
+        Self::drop_page(&mut replay, cx);
         let run = page.run;
         let bytes = run.bytes();
         if run.len() > 0 {
