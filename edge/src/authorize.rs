@@ -1,4 +1,4 @@
-//! Who may join a room (`protocol.md`, section 4): a grant that says so; else the backend, or where there is none, the
+//! Who may join a room (`PROTOCOL.md`, section 4): a grant that says so; else the backend, or where there is none, the
 //! token's claims. A user's own room is decided here, before any of them.
 
 mod backend;

@@ -1,5 +1,5 @@
 //! Why a connection ends: close code, the word that goes with it, and the label of its metric, in one table
-//! (`protocol.md`, section 3, "Close codes").
+//! (`PROTOCOL.md`, section 3, "Close codes").
 
 /// Why a connection ended, or is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -131,7 +131,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The window over which clients are spread that reconnect or reload at the same time: the node's connections ÷ 2,000
-/// seconds, within 1–60 s (`protocol.md`, section 3, `reconnect_ms`).
+/// seconds, within 1–60 s (`PROTOCOL.md`, section 3, `reconnect_ms`).
 #[derive(Debug, Clone)]
 pub struct Spread {
     connections: Arc<AtomicUsize>,

@@ -1,4 +1,4 @@
-//! The messages of `protocol.md`, and the WebSocket frames around them. Pure: bytes in, values out, and back.
+//! The messages of `PROTOCOL.md`, and the WebSocket frames around them. Pure: bytes in, values out, and back.
 
 pub mod client;
 mod code;

@@ -1,4 +1,4 @@
-//! `GET /ws`: what must hold before a client gets its socket, checked in the order of `protocol.md`, section 1:
+//! `GET /ws`: what must hold before a client gets its socket, checked in the order of `PROTOCOL.md`, section 1:
 //! request, state of the edge, origin, token.
 
 mod handshake;

@@ -3,7 +3,7 @@ use std::{fmt, ops::Deref, sync::Arc};
 /// Longest idempotency key, in bytes of UTF-8.
 const MAX_KEY_BYTES: usize = 128;
 
-/// An idempotency key: 1–128 bytes of UTF-8 (`protocol.md`, section 2). Cloning shares the bytes.
+/// An idempotency key: 1–128 bytes of UTF-8 (`PROTOCOL.md`, section 2). Cloning shares the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key(Arc<str>);
 

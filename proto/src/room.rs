@@ -4,7 +4,7 @@ use std::{borrow::Borrow, fmt, ops::Deref, sync::Arc};
 const MAX_ROOM_BYTES: usize = 200;
 
 /// The name of a room: 1–200 bytes of UTF-8, no control characters, no leading or trailing white space
-/// (`protocol.md`, section 2). Cloning shares the bytes.
+/// (`PROTOCOL.md`, section 2). Cloning shares the bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Room(Arc<str>);
 

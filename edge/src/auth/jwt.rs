@@ -1,4 +1,4 @@
-//! Tokens signed with a shared secret (`protocol.md`, section 5).
+//! Tokens signed with a shared secret (`PROTOCOL.md`, section 5).
 //!
 //! The library checks form, family, signature, `iss` and `aud`; times are checked here, so that `now` can be passed in
 //! and `exp` and `nbf` have each their own leeway.

@@ -1,4 +1,4 @@
-//! The `Origin` header: which pages may open sockets here (`protocol.md`, section 1). A browser sends the page's origin
+//! The `Origin` header: which pages may open sockets here (`PROTOCOL.md`, section 1). A browser sends the page's origin
 //! with each socket and does not keep a page from opening one to another site, so the edge has to.
 
 /// The pages let in.

@@ -6,7 +6,7 @@ use proto::Room;
 const OWN_ROOM: &str = "user:";
 
 /// The id of a user: it fits in a room's name, also as `user:<id>`, and does not begin with `@`, the mark of publishers
-/// (`protocol.md`, section 5). Cloning shares the bytes.
+/// (`PROTOCOL.md`, section 5). Cloning shares the bytes.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct UserId(Arc<str>);
 

@@ -1,4 +1,4 @@
-//! Grants (`protocol.md`, section 4): a *yes* in writing, so that a client that comes back, to any edge, need not be asked
+//! Grants (`PROTOCOL.md`, section 4): a *yes* in writing, so that a client that comes back, to any edge, need not be asked
 //! about again.
 //!
 //! `v1.` and, in base64url: the right to publish (1 byte), Unix times in milliseconds when it ends and when the yes was

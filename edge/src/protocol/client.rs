@@ -1,4 +1,4 @@
-//! Client → server (`protocol.md`, section 2).
+//! Client → server (`PROTOCOL.md`, section 2).
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-/// The error codes a client may meet (`protocol.md`, section 3, "Error codes").
+/// The error codes a client may meet (`PROTOCOL.md`, section 3, "Error codes").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorCode {
     BadJson,

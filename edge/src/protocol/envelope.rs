@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::frame;
 
-/// A publication as clients see it (`protocol.md`, section 3, `message`).
+/// A publication as clients see it (`PROTOCOL.md`, section 3, `message`).
 #[derive(Debug, Clone, Copy)]
 pub struct Envelope<'a> {
     pub room: &'a str,

@@ -1,4 +1,4 @@
-//! Server → client (`protocol.md`, section 3), but for the envelope, which is shared by all members.
+//! Server → client (`PROTOCOL.md`, section 3), but for the envelope, which is shared by all members.
 
 use bytes::Bytes;
 use proto::Position;

@@ -5,7 +5,7 @@ use crate::{
     protocol::ErrorCode,
 };
 
-/// A room joined for the client when it connects (`protocol.md`, section 3).
+/// A room joined for the client when it connects (`PROTOCOL.md`, section 3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AutomaticRoom {
     pub room: Room,

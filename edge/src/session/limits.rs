@@ -10,7 +10,7 @@ const MAX_MALFORMED: u8 = 20;
 /// The time over which the allowance of joins is given.
 const JOINS_PERIOD: Duration = Duration::from_secs(10);
 
-/// How much one client may ask (`protocol.md`, section 3, "Error codes").
+/// How much one client may ask (`PROTOCOL.md`, section 3, "Error codes").
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// Rooms besides the automatic ones.

@@ -6,7 +6,7 @@ use axum::{
 
 use crate::protocol::{ErrorCode, ServerMessage};
 
-/// Why a socket is refused before the upgrade (`protocol.md`, section 1, the table).
+/// Why a socket is refused before the upgrade (`PROTOCOL.md`, section 1, the table).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
