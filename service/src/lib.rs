@@ -4,6 +4,7 @@
 //! - [`accept`]: listening sockets and the HTTP/1.1 accept loop, bounded in head size and time.
 //! - [`ops`]: `/livez`, `/readyz`, `/metrics`.
 //! - [`settings`]: durations, sizes, rates, secrets; one clear line for a bad one.
+//! - [`watch`]: secrets whose files are watched for changes.
 //! - [`telemetry`]: logs as text or JSON.
 //! - [`backoff`], [`clock`], [`files`]: full-jitter retry delays, wall time as a value, the limit of open files.
 
@@ -15,6 +16,7 @@ pub mod lifecycle;
 pub mod ops;
 pub mod settings;
 pub mod telemetry;
+pub mod watch;
 
 pub use backoff::Backoff;
 pub use clock::Clock;

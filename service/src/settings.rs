@@ -1,7 +1,13 @@
 //! How settings are read: durations as `30s`, sizes as `64KiB`, rates as `50/s`, secrets from the environment or a
 //! file. A bad one ends the start with one clear line and exit code 64 (`EX_USAGE` of sysexits.h).
 
-use std::{fmt, net::SocketAddr, path::Path, process::ExitCode, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, Parser, error::ErrorKind};
 
@@ -76,9 +82,17 @@ impl fmt::Debug for Secret {
 /// The secret `name` from the environment, else from the file that `<name>_FILE` names, without the white space at its
 /// ends. An empty variable counts as unset; an empty file, or both being set, is an error.
 pub fn secret(name: &str) -> Result<Option<Secret>, String> {
-    #[expect(clippy::disallowed_methods, reason = "secrets are read here, once, for config")]
-    let read = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    secret_from(name, read)
+    secret_from(name, env)
+}
+
+/// The file that `<name>_FILE` names.
+pub(crate) fn secret_path(name: &str) -> Option<PathBuf> {
+    env(&format!("{name}_FILE")).map(PathBuf::from)
+}
+
+#[expect(clippy::disallowed_methods, reason = "secrets are read here, once, for config")]
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 fn secret_from(name: &str, env: impl Fn(&str) -> Option<String>) -> Result<Option<Secret>, String> {
@@ -91,7 +105,7 @@ fn secret_from(name: &str, env: impl Fn(&str) -> Option<String>) -> Result<Optio
     }
 }
 
-fn read_secret(name: &str, path: &Path) -> Result<Secret, String> {
+pub(crate) fn read_secret(name: &str, path: &Path) -> Result<Secret, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{name}: read {}: {error}", path.display()))?;
     match text.trim() {
         "" => Err(format!("{name}: {} is empty", path.display())),
