@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
 };
 
@@ -49,6 +49,8 @@ pub(crate) struct Attachment {
     pub(crate) queue: Queue,
     /// Rooms it is joined to.
     rooms: AtomicI64,
+    /// The edge takes runs of several rooms in one message.
+    batches: AtomicBool,
     report: Mutex<EdgeReport>,
     closed: CancellationToken,
 }
@@ -89,6 +91,14 @@ impl Attachment {
         u64::try_from(self.rooms.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
+    pub(crate) fn accepts_batches(&self, accepts: bool) {
+        self.batches.store(accepts, Ordering::Relaxed);
+    }
+
+    pub(crate) fn takes_batches(&self) -> bool {
+        self.batches.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn report(&self) -> MutexGuard<'_, EdgeReport> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -118,6 +128,7 @@ impl Attachments {
             id,
             queue: Queue::new(Arc::clone(&self.0.metrics)),
             rooms: AtomicI64::new(0),
+            batches: AtomicBool::new(false),
             report: Mutex::default(),
             closed: CancellationToken::new(),
         });

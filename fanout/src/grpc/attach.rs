@@ -174,6 +174,7 @@ impl Inbound {
                 stats.top.truncate(100);
                 self.guard.attachment.report().stats = stats;
             }
+            Some(Kind::Accepts(accepts)) => self.guard.attachment.accepts_batches(accepts.publications_batch),
             Some(Kind::Beat(_)) => {}
             None => {
                 self.publishing.metrics.unknown_messages.inc();

@@ -2,17 +2,22 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use bytes::Bytes;
 use futures_util::Stream;
-use proto::wire::{FanoutBeat, FanoutMessage, Publications, fanout_message::Kind};
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use proto::{
+    Room,
+    wire::{FanoutBeat, FanoutMessage, Publications, PublicationsBatch, fanout_message::Kind},
+};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tonic::Status;
 
 use crate::{
     attachments::{Attachment, Control, Message},
     broker::Broker,
-    defaults::LINK_BEAT,
+    defaults::{LINK_BEAT, LINK_MESSAGE_BYTES},
     dispatcher::Dispatcher,
     metrics::Metrics,
+    room::Run,
 };
 
 /// What the stream of an attachment needs.
@@ -41,7 +46,8 @@ impl Outbound {
         broker: Arc<dyn Broker>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let mut beats = interval(LINK_BEAT);
+        // Not at once: the hello comes first.
+        let mut beats = interval_at(Instant::now() + LINK_BEAT, LINK_BEAT);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self { attachment, dispatcher, broker, metrics, taken: VecDeque::new(), beats, beat: 0 }
     }
@@ -60,9 +66,9 @@ impl Outbound {
 
     async fn next(&mut self) -> Result<Kind, Option<Status>> {
         loop {
-            if let Some(message) = self.taken.pop_front() {
+            if let Some(kind) = self.taken() {
                 self.metrics.link_messages.inc();
-                return Ok(self.kind(message));
+                return Ok(kind);
             }
             tokio::select! {
                 biased;
@@ -77,26 +83,52 @@ impl Outbound {
 
     fn beat(&mut self) -> Kind {
         self.beat += 1;
-        Kind::Beat(FanoutBeat { number: self.beat, heard_ms_ago: self.broker.health().heard_ms_ago })
+        let health = self.broker.health();
+        let store = health.store.as_deref().unwrap_or_default().to_owned();
+        Kind::Beat(FanoutBeat { number: self.beat, heard_ms_ago: health.heard_ms_ago, store })
     }
 
-    fn kind(&self, message: Message) -> Kind {
-        match message {
+    /// The next message of what was taken from the queue: runs up to the next control in one, if the edge takes that.
+    fn taken(&mut self) -> Option<Kind> {
+        let (room, run) = match self.taken.pop_front()? {
             Message::Control(Control { kind, permit }) => {
                 // The answer is on its way: another question may come.
                 drop(permit);
-                kind
+                return Some(kind);
             }
-            Message::Publications(room, run) => {
-                self.metrics.delivered.inc_by(run.entries.len() as u64);
-                self.metrics.delivered_bytes.inc_by(run.bytes() as u64);
-                Kind::Publications(Publications {
-                    room: room.as_str().to_owned(),
-                    epoch: run.epoch.as_str().to_owned(),
-                    first_seq: run.first_seq,
-                    entries: run.entries.into_vec(),
-                })
-            }
+            Message::Publications(room, run) => (room, run),
+        };
+        let first = self.publications(&room, run);
+        let several = matches!(self.taken.front(), Some(Message::Publications(..)));
+        if !several || !self.attachment.takes_batches() {
+            return Some(Kind::Publications(first));
+        }
+        let mut bytes = size(&first);
+        let mut runs = vec![first];
+        while bytes < LINK_MESSAGE_BYTES
+            && let Some(Message::Publications(room, run)) =
+                self.taken.pop_front_if(|message| matches!(message, Message::Publications(..)))
+        {
+            let next = self.publications(&room, run);
+            bytes += size(&next);
+            runs.push(next);
+        }
+        Some(Kind::PublicationsBatch(PublicationsBatch { runs }))
+    }
+
+    fn publications(&self, room: &Room, run: Run) -> Publications {
+        self.metrics.delivered.inc_by(run.entries.len() as u64);
+        self.metrics.delivered_bytes.inc_by(run.bytes() as u64);
+        Publications {
+            room: room.as_str().to_owned(),
+            epoch: run.epoch.as_str().to_owned(),
+            first_seq: run.first_seq,
+            entries: run.entries.into_vec(),
         }
     }
+}
+
+/// About what a run takes in a message: with short publications, names weigh more than entries.
+fn size(run: &Publications) -> usize {
+    run.room.len() + run.epoch.len() + run.entries.iter().map(Bytes::len).sum::<usize>()
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use fanout::config::Config;
 use proto::wire::{
-    LinkErrorCode, LinkPublish, Position, PublishRequest, Read, ReadResult, Receipt, edge_message::Kind,
-    fanout_message::Kind as Out, publisher_client::PublisherClient, read::From, receipt,
+    Accepts, LinkErrorCode, LinkPublish, Position, PublishManyRequest, PublishRequest, Read, ReadResult, Receipt,
+    edge_message::Kind, fanout_message::Kind as Out, publisher_client::PublisherClient, read::From, receipt,
 };
 use service::settings::Secret;
 use tonic::{Code, transport::Channel};
@@ -321,5 +321,49 @@ async fn a_drain_is_announced_and_links_are_ended_in_time() {
     assert!(matches!(receipt(&mut leaves).await.1, receipt::Result::Stored(_)));
     leaves.detach();
     assert_eq!(stays.result().await.unwrap_err().code(), Code::Unavailable);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn runs_of_several_rooms_share_messages_for_an_edge_that_accepts_it() {
+    let node = Node::start(Config::for_development()).await;
+    let (mut older, mut newer) = (node.edge().await, node.edge().await);
+    newer.send(Kind::Accepts(Accepts { publications_batch: true })).await;
+    let rooms: Vec<String> = (0..1000).map(|number| format!("room-{number}")).collect();
+    for edge in [&mut older, &mut newer] {
+        for room in &rooms {
+            edge.want(room, None).await;
+        }
+        for _ in &rooms {
+            assert!(matches!(edge.next().await, Some(Out::State(_))));
+        }
+    }
+    let mut publisher = node.publisher().await;
+    for _ in 0..3 {
+        let many = PublishManyRequest { rooms: rooms.clone(), body: "1".into(), ..PublishManyRequest::default() };
+        publisher.publish_many(many).await.unwrap();
+    }
+    let count = async |edge: &mut Edge| {
+        let (mut messages, mut seen) = (0, std::collections::HashMap::new());
+        while seen.values().sum::<u64>() < 3000 {
+            let runs = match edge.next().await {
+                Some(Out::Publications(run)) => vec![run],
+                Some(Out::PublicationsBatch(batch)) => batch.runs,
+                other => panic!("not publications: {other:?}"),
+            };
+            messages += 1;
+            for run in runs {
+                let last = seen.entry(run.room).or_insert(0);
+                assert_eq!(run.first_seq, *last + 1, "consecutive");
+                *last += run.entries.len() as u64;
+            }
+        }
+        messages
+    };
+    assert!(count(&mut newer).await <= 600, "0.2 messages for each publication");
+    assert!(count(&mut older).await >= 1000, "nothing it does not know");
+    older.detach();
+    newer.detach();
+    drop(publisher);
     node.finish().await;
 }

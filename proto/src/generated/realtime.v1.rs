@@ -729,7 +729,7 @@ pub mod publisher_server {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EdgeMessage {
-    #[prost(oneof = "edge_message::Kind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "edge_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub kind: ::core::option::Option<edge_message::Kind>,
 }
 /// Nested message and enum types in `EdgeMessage`.
@@ -748,16 +748,18 @@ pub mod edge_message {
         Stats(super::Stats),
         #[prost(message, tag = "6")]
         Beat(super::EdgeBeat),
+        #[prost(message, tag = "7")]
+        Accepts(super::Accepts),
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FanoutMessage {
-    #[prost(oneof = "fanout_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "fanout_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub kind: ::core::option::Option<fanout_message::Kind>,
 }
 /// Nested message and enum types in `FanoutMessage`.
 pub mod fanout_message {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Kind {
         #[prost(message, tag = "1")]
         Hello(super::FanoutHello),
@@ -777,6 +779,8 @@ pub mod fanout_message {
         Beat(super::FanoutBeat),
         #[prost(message, tag = "9")]
         Drain(super::Drain),
+        #[prost(message, tag = "10")]
+        PublicationsBatch(super::PublicationsBatch),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -789,6 +793,13 @@ pub struct EdgeHello {
     /// Random per start of the edge.
     #[prost(fixed64, tag = "3")]
     pub boot: u64,
+}
+/// What the edge understands besides what its version of the link says; sent right after its hello. Until then, and for
+/// all that is not set, it is told in the older way.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Accepts {
+    #[prost(bool, tag = "1")]
+    pub publications_batch: bool,
 }
 /// The rooms whose wish changed, each with what is wanted now. A level, not an event: sending it again is harmless.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -925,6 +936,13 @@ pub struct Publications {
     #[prost(bytes = "bytes", repeated, tag = "4")]
     pub entries: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
+/// Runs of several rooms in one message, to be taken one after the other: a room may be there more than once. Only for an
+/// edge that accepts it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PublicationsBatch {
+    #[prost(message, repeated, tag = "1")]
+    pub runs: ::prost::alloc::vec::Vec<Publications>,
+}
 /// One publication as it is stored and announced. Its place (`epoch`, `seq`) is not part of it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Entry {
@@ -1024,13 +1042,17 @@ pub struct Remove {
     #[prost(int64, tag = "3")]
     pub at_ms: i64,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FanoutBeat {
     #[prost(uint64, tag = "1")]
     pub number: u64,
     /// Age of the node's last pulse heard through the broker, on its worst subscriber connection.
     #[prost(uint64, tag = "2")]
     pub heard_ms_ago: u64,
+    /// Identity of the store behind the node's broker, as in the hello; it may become known, or change, after that. Empty
+    /// while it is not known.
+    #[prost(string, tag = "3")]
+    pub store: ::prost::alloc::string::String,
 }
 /// The node is about to stop: move its rooms elsewhere. The link stays up meanwhile.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
