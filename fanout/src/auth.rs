@@ -1,6 +1,9 @@
 //! Who may use the two listeners. Secrets are compared in constant time, and every configured one is looked at.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
 
 use service::settings::Secret;
 use subtle::ConstantTimeEq as _;
@@ -22,33 +25,35 @@ pub struct Caller {
 #[error("no valid API key: send `authorization: Bearer <key>`")]
 pub struct Unauthenticated;
 
-/// The keys of the publish API. Empty: everybody is `@local`.
+/// The keys of the publish API. Empty: everybody is `@local`. Cloning shares them.
 #[derive(Clone, Default)]
-pub struct ApiKeys(Arc<[(Caller, Secret)]>);
+pub struct ApiKeys(Arc<RwLock<Vec<(Caller, Secret)>>>);
 
 impl ApiKeys {
     /// Reads `name:secret` or `name:secret:read`, comma-separated. The error never holds a secret.
     pub fn parse(text: &str) -> Result<Self, String> {
-        text.split(',')
-            .map(str::trim)
-            .filter(|entry| !entry.is_empty())
-            .map(parse_key)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        Ok(Self(Arc::new(RwLock::new(parse_keys(text)?))))
+    }
+
+    /// Puts those of the text in force instead.
+    pub(crate) fn replace(&self, text: &str) -> Result<(), String> {
+        *write(&self.0) = parse_keys(text)?;
+        Ok(())
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        read(&self.0).is_empty()
     }
 
     /// Judges the value of an `authorization` header.
     pub fn authenticate(&self, authorization: Option<&[u8]>) -> Result<Caller, Unauthenticated> {
-        if self.is_empty() {
+        let keys = read(&self.0);
+        if keys.is_empty() {
             return Ok(Caller { name: LOCAL.into(), may_publish: true });
         }
         let given = authorization.and_then(bearer).ok_or(Unauthenticated)?;
         let mut found = None;
-        for (caller, secret) in self.0.iter() {
+        for (caller, secret) in keys.iter() {
             if bool::from(secret.expose().as_bytes().ct_eq(given)) {
                 found = Some(caller);
             }
@@ -59,8 +64,15 @@ impl ApiKeys {
 
 impl fmt::Debug for ApiKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|(caller, _)| &caller.name)).finish()
+        f.debug_list().entries(read(&self.0).iter().map(|(caller, _)| &caller.name)).finish()
     }
+}
+
+/// At least one: else a slip would let everybody in.
+fn parse_keys(text: &str) -> Result<Vec<(Caller, Secret)>, String> {
+    let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    let keys: Vec<_> = entries.map(parse_key).collect::<Result<_, _>>()?;
+    if keys.is_empty() { Err("there is no key in it".to_owned()) } else { Ok(keys) }
 }
 
 fn parse_key(entry: &str) -> Result<(Caller, Secret), String> {
@@ -82,11 +94,35 @@ fn parse_key(entry: &str) -> Result<(Caller, Secret), String> {
     Ok((Caller { name: format!("@{name}").into(), may_publish }, Secret::new(secret)))
 }
 
-/// Whether a link's `authorization` shows the token. Without one every link is taken: only loopback is served then.
-pub fn link_allowed(token: Option<&Secret>, authorization: Option<&[u8]>) -> bool {
-    token.is_none_or(|token| {
-        authorization.and_then(bearer).is_some_and(|given| token.expose().as_bytes().ct_eq(given).into())
-    })
+/// What edges must show. Without a token every link is taken: only loopback is served then. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct LinkToken(Arc<RwLock<Option<Secret>>>);
+
+impl LinkToken {
+    pub fn new(token: Option<Secret>) -> Self {
+        Self(Arc::new(RwLock::new(token)))
+    }
+
+    /// Puts another in force. Links that are open stay.
+    pub(crate) fn replace(&self, token: &Secret) {
+        *write(&self.0) = Some(token.clone());
+    }
+
+    /// Judges the value of an `authorization` header.
+    pub fn allows(&self, authorization: Option<&[u8]>) -> bool {
+        read(&self.0).as_ref().is_none_or(|token| {
+            authorization.and_then(bearer).is_some_and(|given| token.expose().as_bytes().ct_eq(given).into())
+        })
+    }
+}
+
+/// A value is replaced whole, so it is sound whatever happened to who held the lock.
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn bearer(value: &[u8]) -> Option<&[u8]> {
@@ -119,18 +155,33 @@ mod tests {
 
     #[test]
     fn bad_keys_are_refused_without_showing_the_secret() {
-        for bad in ["shop", "shop:", ":x", "shop:a b", "shop:hidden:write", "@shop:x", "a:b:c:d"] {
+        for bad in [",", "shop", "shop:", ":x", "shop:a b", "shop:hidden:write", "@shop:x", "a:b:c:d"] {
             let error = ApiKeys::parse(bad).unwrap_err();
             assert!(!error.contains("hidden"), "{error}");
         }
     }
 
     #[test]
+    fn keys_are_replaced_whole_or_not_at_all() {
+        let keys = ApiKeys::parse("shop:old").unwrap();
+        let shared = keys.clone();
+        for bad in [",", "shop", "shop:new,x"] {
+            shared.replace(bad).unwrap_err();
+            assert!(keys.authenticate(Some(b"Bearer old")).is_ok(), "{bad}");
+        }
+        shared.replace("shop:new").unwrap();
+        assert!(keys.authenticate(Some(b"Bearer new")).is_ok());
+        assert_eq!(keys.authenticate(Some(b"Bearer old")), Err(Unauthenticated));
+    }
+
+    #[test]
     fn a_link_shows_its_token() {
-        let token = Secret::new("t0ken");
-        assert!(link_allowed(Some(&token), Some(b"Bearer t0ken")));
-        assert!(!link_allowed(Some(&token), Some(b"Bearer other")));
-        assert!(!link_allowed(Some(&token), None));
-        assert!(link_allowed(None, None));
+        let token = LinkToken::new(Some(Secret::new("t0ken")));
+        assert!(token.allows(Some(b"Bearer t0ken")));
+        assert!(!token.allows(Some(b"Bearer other")));
+        assert!(!token.allows(None));
+        token.clone().replace(&Secret::new("other"));
+        assert!(token.allows(Some(b"Bearer other")));
+        assert!(LinkToken::new(None).allows(None));
     }
 }

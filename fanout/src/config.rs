@@ -4,7 +4,10 @@
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use service::settings::{self, Common, Secret};
+use service::{
+    settings::{self, Common, Secret},
+    watch::{self, Found, SecretFile},
+};
 
 use crate::{
     auth::ApiKeys,
@@ -70,6 +73,10 @@ pub struct Secrets {
     pub api_keys: ApiKeys,
     /// `REDIS_PASSWORD`
     pub redis_password: Option<Secret>,
+    /// Watched, if that is where the token came from.
+    pub link_token_file: Option<SecretFile>,
+    /// Watched, if that is where the keys came from.
+    pub api_keys_file: Option<SecretFile>,
 }
 
 /// Largest `MAX_PUBLISH_BYTES`: a page of a read holds at least one publication, and must fit in a link message.
@@ -107,10 +114,13 @@ impl Config {
     }
 
     fn with_secrets(mut self) -> Result<Self, String> {
-        self.secrets.link_token = settings::secret("LINK_TOKEN")?;
         self.secrets.redis_password = settings::secret("REDIS_PASSWORD")?;
-        if let Some(keys) = settings::secret("API_KEYS")? {
-            self.secrets.api_keys = ApiKeys::parse(keys.expose()).map_err(|error| format!("API_KEYS: {error}"))?;
+        if let Some(Found { secret, file }) = watch::secret("LINK_TOKEN")? {
+            (self.secrets.link_token, self.secrets.link_token_file) = (Some(secret), file);
+        }
+        if let Some(Found { secret, file }) = watch::secret("API_KEYS")? {
+            self.secrets.api_keys = ApiKeys::parse(secret.expose()).map_err(|error| format!("API_KEYS: {error}"))?;
+            self.secrets.api_keys_file = file;
         }
         Ok(self)
     }

@@ -11,12 +11,13 @@ use proto::{
     MAX_LINK_MESSAGE_BYTES, VERSION,
     wire::{FILE_DESCRIPTOR_SET, FanoutHello, link_server::LinkServer, publisher_server::PublisherServer},
 };
-use service::{Clock, Lifecycle, accept, ops};
+use service::{Clock, Lifecycle, accept, ops, settings::Secret};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::{
     attachments::{Attachments, End},
+    auth::LinkToken,
     broker::{Broker, Events, Keep, memory::Memory, redis::Redis},
     config::Config,
     defaults::LINK_DRAIN,
@@ -68,6 +69,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     let publishing = Publishing { broker: Arc::clone(&broker), clock, metrics: Arc::clone(&metrics), max_body };
     let node = Node {
         rates: Rates::spawn(Arc::clone(&metrics), lifecycle, end.clone()),
+        link_token: LinkToken::new(config.secrets.link_token.clone()),
         config,
         attachments,
         dispatcher,
@@ -75,6 +77,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         name: name(),
     };
 
+    node.watch_secrets(lifecycle);
     let links = listener::spawn(link_listener, node.link_router(lifecycle), listener::Kind::Link, lifecycle);
     let api = listener::spawn(api_listener, node.api_router(lifecycle).await?, listener::Kind::Api, lifecycle);
     let readiness = {
@@ -132,9 +135,28 @@ struct Node {
     publishing: Publishing,
     rates: Rates,
     name: Arc<str>,
+    link_token: LinkToken,
 }
 
 impl Node {
+    /// Follows the files that secrets came from.
+    fn watch_secrets(&self, lifecycle: &Lifecycle) {
+        let secrets = &self.config.secrets;
+        if let Some(file) = secrets.link_token_file.clone() {
+            let token = self.link_token.clone();
+            let take = move |secret: &Secret| {
+                token.replace(secret);
+                Ok(())
+            };
+            lifecycle.spawn(lifecycle.drain().clone().run_until_cancelled_owned(file.watch(take)));
+        }
+        if let Some(file) = secrets.api_keys_file.clone() {
+            let keys = secrets.api_keys.clone();
+            let take = move |secret: &Secret| keys.replace(secret.expose());
+            lifecycle.spawn(lifecycle.drain().clone().run_until_cancelled_owned(file.watch(take)));
+        }
+    }
+
     fn link_router(&self, lifecycle: &Lifecycle) -> axum::Router {
         let dedup_ms = u64::try_from(self.config.dedup_window.as_millis()).unwrap_or(u64::MAX);
         let hello = FanoutHello {
@@ -145,7 +167,7 @@ impl Node {
             dedup_ms,
         };
         let service = LinkServer::new(LinkService {
-            token: self.config.secrets.link_token.clone(),
+            token: self.link_token.clone(),
             hello,
             attachments: self.attachments.clone(),
             dispatcher: self.dispatcher.clone(),

@@ -12,7 +12,7 @@ use proto::{
         fanout_message::Kind as Out, link_server::Link, read::From,
     },
 };
-use service::{Lifecycle, settings::Secret};
+use service::Lifecycle;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, Interval, MissedTickBehavior, interval, timeout_at},
@@ -23,7 +23,7 @@ use self::publishes::{Answer, Publishes};
 use super::{outbound::Outbound, status};
 use crate::{
     attachments::{Attachment, Attachments, Control, End, Guard},
-    auth,
+    auth::LinkToken,
     broker::{PageLimit, ReadFrom},
     defaults::{BUSY_PAUSE, LINK_READS, LINK_SILENCE, PAGE_ITEMS},
     dispatcher::{Dispatcher, Wish},
@@ -42,7 +42,7 @@ const MAX_EDGE_CHARS: usize = 200;
 /// See the module.
 #[derive(Debug, Clone)]
 pub(crate) struct LinkService {
-    pub(crate) token: Option<Secret>,
+    pub(crate) token: LinkToken,
     pub(crate) hello: FanoutHello,
     pub(crate) attachments: Attachments,
     pub(crate) dispatcher: Dispatcher,
@@ -55,7 +55,7 @@ impl Link for LinkService {
     type AttachStream = Pin<Box<dyn Stream<Item = Result<FanoutMessage, Status>> + Send>>;
 
     async fn attach(&self, request: Request<Streaming<EdgeMessage>>) -> Result<Response<Self::AttachStream>, Status> {
-        if !auth::link_allowed(self.token.as_ref(), status::authorization(request.metadata())) {
+        if !self.token.allows(status::authorization(request.metadata())) {
             tracing::warn!("a link without a valid token was refused");
             return Err(status::bad_link_token());
         }

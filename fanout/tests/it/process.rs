@@ -1,6 +1,6 @@
 //! The binary: settings, the line that says where it listens, signals, exit codes.
 
-use std::process::Stdio;
+use std::{net::SocketAddr, process::Stdio};
 
 use serde_json::Value;
 use tokio::{
@@ -8,7 +8,7 @@ use tokio::{
     process::{Child, ChildStderr, Command},
 };
 
-use crate::support::{eventually, http, soon};
+use crate::support::{Edge, eventually, http, soon};
 
 fn command(settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fanout"));
@@ -84,4 +84,45 @@ async fn a_port_taken_is_an_error_and_no_refusal() {
     let (code, text) = refusal(&[("API_LISTEN", &at), ("LINK_LISTEN", ":0"), ("OPS_LISTEN", "127.0.0.1:0")]).await;
     assert_eq!(code, Some(1));
     assert!(text.contains("API_LISTEN"), "{text}");
+}
+
+#[tokio::test]
+async fn secrets_in_files_are_watched() {
+    let file = |name: &str, text: &str| {
+        let path = std::env::temp_dir().join(format!("espigon-fanout-{name}-{}", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (keys, token) = (file("keys", "shop:first\n"), file("token", "t0ken-1"));
+    let settings = [("API_KEYS_FILE", &*keys), ("LINK_TOKEN_FILE", &*token)];
+    let (_child, mut lines, listening) = start(&settings).await;
+    let address = |name: &str| listening[name].as_str().unwrap().parse::<SocketAddr>().unwrap();
+    let (api, links) = (address("api"), address("link"));
+    let status = async |key: &str| http(api, &format!("GET /v1/status\r\nauthorization: Bearer {key}"), b"").await.0;
+    assert_eq!((status("first").await, status("second-s3cret").await), (200, 401));
+    Edge::attach_with(links, 1, Some("t0ken-1")).await.detach();
+    // A bad one changes nothing, and is not shown.
+    file("keys", "shop:second-s3cret:all");
+    file("token", "t0ken-2");
+    let mut bad = Value::Null;
+    let mut changed = Value::Null;
+    while bad.is_null() || changed.is_null() {
+        let line = soon("a line", lines.next_line()).await.unwrap().unwrap();
+        assert!(!line.contains("s3cret") && !line.contains("t0ken"), "{line}");
+        let line: Value = serde_json::from_str(&line).unwrap();
+        match line["message"].as_str() {
+            Some("a new secret is bad: keeping the old one") => bad = line["secret"].clone(),
+            Some("a secret was changed") => changed = line["secret"].clone(),
+            _ => {}
+        }
+    }
+    assert_eq!((bad, changed), ("API_KEYS".into(), "LINK_TOKEN".into()));
+    assert_eq!((status("first").await, status("second-s3cret").await), (200, 401));
+    Edge::attach_with(links, 1, Some("t0ken-2")).await.detach();
+    file("keys", "shop:second-s3cret");
+    eventually("the new key", async || status("second-s3cret").await == 200).await;
+    assert_eq!(status("first").await, 401);
+    for path in [keys, token] {
+        std::fs::remove_file(path).unwrap();
+    }
 }
