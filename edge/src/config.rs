@@ -8,7 +8,7 @@ use service::settings::{self, Common, Secret, duration, listen_address, positive
 
 use crate::{
     auth::{Origins, Verifier},
-    authorize::{BackendConfig, BackendUrl, Grants},
+    authorize::{BackendConfig, BackendUrl, Grants, JoinRoutes},
     connection,
     defaults::RESERVED_FILES,
     hub,
@@ -77,6 +77,14 @@ pub struct Flags {
     /// Questions that wait for one of those places
     #[arg(long, env, default_value_t = 4096, value_parser = positive)]
     pub backend_queue: usize,
+
+    /// Whether the backend sees the client's token, as `Authorization: Bearer`
+    #[arg(long, env, default_value_t = false, action = clap::ArgAction::Set)]
+    pub backend_forward_token: bool,
+
+    /// Other paths to ask about rooms, comma-separated, first match wins: `order-{id}=/orders/{id}/can_access`
+    #[arg(long, env, default_value = "", hide_default_value = true, value_parser = JoinRoutes::try_new)]
+    pub join_routes: JoinRoutes,
 
     /// Largest message of a client
     #[arg(long, env, default_value = "8KiB", value_parser = size)]
@@ -204,6 +212,9 @@ impl Config {
     }
 
     /// Says what is allowed but unwise; to be called once there is a log.
+        if flags.backend_url.is_none() && !flags.join_routes.is_empty() {
+            return Err("JOIN_ROUTES are routes of the backend: BACKEND_URL must be set".to_owned());
+        }
     pub fn warn(&self) {
         if self.secrets.jwt.iter().any(|secret| secret.expose().len() < SHORT_SECRET_BYTES) {
             tracing::warn!("a JWT_SECRET has less than {SHORT_SECRET_BYTES} bytes: it is easily guessed");
@@ -265,6 +276,8 @@ impl Config {
             ping_period: self.flags.ping_period,
             pong_wait: self.flags.pong_wait,
             write_wait: self.flags.write_wait,
+            routes: self.flags.join_routes.clone(),
+            forward_token: self.flags.backend_forward_token,
             max_message_bytes: self.flags.max_message_bytes,
             session: session::Settings {
                 max_rooms: self.flags.max_rooms_per_connection,
@@ -344,3 +357,6 @@ mod tests {
         assert!(Config::new(flags, Secrets::default()).unwrap_err().contains("JWT_SECRET"));
     }
 }
+            (&["--join-routes", "order-{id}=/orders/{id}"], "JOIN_ROUTES"),
+            (&["--join-routes", "order-{id}", "--backend-url", "http://x"], "--join-routes"),
+            (&["--backend-forward-token", "perhaps"], "--backend-forward-token"),

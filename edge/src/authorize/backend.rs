@@ -2,17 +2,17 @@
 //! way at most, and so many wait.
 //!
 //! - `question`: what is asked, and one exchange over HTTP.
+//! - `routes`: the path that a question about a room takes.
 //! - `answer`: what an answer means.
 //! - `places`: the limits.
 //! - `pending`: the questions under way, shared by their askers.
-//!
-//! `JOIN_ROUTES` will choose the path of a question; `BACKEND_FORWARD_TOKEN` will make a hash of the token part of it.
 
 mod answer;
 mod metrics;
 mod pending;
 mod places;
 mod question;
+mod routes;
 #[cfg(test)]
 mod tests;
 
@@ -33,11 +33,12 @@ use self::{
     answer::Answer,
     pending::Pending,
     places::Places,
-    question::{Asker, Failure, Question},
+    question::{Asker, Failure, Question, TokenHash},
 };
 pub use self::{
     metrics::Metrics,
     question::{BackendUrl, ClientError},
+    routes::JoinRoutes,
 };
 use super::Decision;
 use crate::auth::UserId;
@@ -48,10 +49,13 @@ const CACHED_ANSWERS: u64 = 100_000;
 /// Failures are logged once in this time, with the number of those in between: a backend that is down fails each join.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The settings `BACKEND_URL`, `BACKEND_TIMEOUT`, `BACKEND_CACHE_TTL`, `BACKEND_MAX_INFLIGHT` and `BACKEND_QUEUE`.
+/// The settings `BACKEND_…` and `JOIN_ROUTES`.
 #[derive(Debug, Clone)]
 pub struct BackendConfig {
     pub url: BackendUrl,
+    pub routes: JoinRoutes,
+    /// Whether the backend sees the client's token.
+    pub forward_token: bool,
     /// From the sending of a question to the last byte of its answer.
     pub timeout: Duration,
     /// How long an answer is kept; zero: not at all.
@@ -68,6 +72,7 @@ pub struct Backend(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     asker: Asker,
+    forward_token: bool,
     places: Places,
     cache: Option<Cache<Question, Answer>>,
     pending: Arc<Pending<Question, Option<Answer>>>,
@@ -81,6 +86,7 @@ impl Backend {
             .then(|| Cache::builder().max_capacity(CACHED_ANSWERS).time_to_live(config.cache_ttl).build());
         Ok(Self(Arc::new(Inner {
             places: Places::new(config.max_inflight, config.queue),
+            forward_token: config.forward_token,
             asker: Asker::new(config)?,
             cache,
             pending: Arc::default(),
@@ -93,16 +99,17 @@ impl Backend {
         &self.0.metrics
     }
 
-    pub(super) async fn decide(&self, room: &Room, user: &UserId, _token: &str) -> Decision {
-        let question = Question { room: room.clone(), user: user.clone() };
-        match self.answer(question).await {
+    pub(super) async fn decide(&self, room: &Room, user: &UserId, token: &str) -> Decision {
+        let token = self.0.forward_token.then_some(token);
+        let question = Question { room: room.clone(), user: user.clone(), token: token.map(TokenHash::of) };
+        match self.answer(question, token).await {
             Some(Answer::Yes { publish }) => Decision::Allowed { publish },
             Some(Answer::No) => Decision::Denied,
             None => Decision::Unavailable,
         }
     }
 
-    async fn answer(&self, question: Question) -> Option<Answer> {
+    async fn answer(&self, question: Question, token: Option<&str>) -> Option<Answer> {
         if let Some(cache) = &self.0.cache
             && let Some(answer) = cache.get(&question).await
         {
@@ -110,8 +117,8 @@ impl Backend {
             return Some(answer);
         }
         let ask = |question: Question| {
-            let inner = self.0.clone();
-            async move { inner.ask(question).await }.boxed()
+            let (inner, token) = (self.0.clone(), token.map(str::to_owned));
+            async move { inner.ask(question, token.as_deref()).await }.boxed()
         };
         self.0.pending.join(question, ask).await
     }
@@ -119,8 +126,8 @@ impl Backend {
 
 impl Inner {
     /// One question, once. `None`, which is not kept: no proper answer.
-    async fn ask(&self, question: Question) -> Option<Answer> {
-        let result = self.exchange(&question).await;
+    async fn ask(&self, question: Question, token: Option<&str>) -> Option<Answer> {
+        let result = self.exchange(&question, token).await;
         self.metrics.count(&result);
         match result {
             Ok(answer) => {
@@ -138,10 +145,10 @@ impl Inner {
         }
     }
 
-    async fn exchange(&self, question: &Question) -> Result<Answer, Failure> {
+    async fn exchange(&self, question: &Question, token: Option<&str>) -> Result<Answer, Failure> {
         let _place = self.places.take().await?;
         let start = Instant::now();
-        let result = self.asker.ask(question).await;
+        let result = self.asker.ask(question, token).await;
         self.metrics.seconds.observe(start.elapsed().as_secs_f64());
         result
     }

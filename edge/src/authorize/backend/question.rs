@@ -1,27 +1,42 @@
-use std::time::Duration;
+use std::{
+    num::{NonZeroU64, NonZeroU128},
+    time::Duration,
+};
 
+use aws_lc_rs::digest;
 use http::{StatusCode, header};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use proto::Room;
 use reqwest::{Client, Response, Url, redirect};
 
 use super::{
     BackendConfig,
     answer::{self, Answer, Verdict},
+    routes::JoinRoutes,
 };
 use crate::auth::UserId;
 
 /// Longest answer, in bytes: a hundred times what it needs, and small enough to hold one for each question under way.
 const MAX_ANSWER_BYTES: usize = 4 << 10;
 
-/// All but the characters that a URL never encodes (RFC 3986, 2.3).
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
 /// May this user join this room?
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Question {
     pub(super) room: Room,
     pub(super) user: UserId,
+    /// What the backend sees of the token may change its answer.
+    pub(super) token: Option<TokenHash>,
+}
+
+/// Stands for a token that is forwarded: what is kept with an answer is of no use to a thief.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct TokenHash([u8; digest::SHA256_OUTPUT_LEN]);
+
+impl TokenHash {
+    pub(super) fn of(token: &str) -> Self {
+        let mut hash = [0; digest::SHA256_OUTPUT_LEN];
+        hash.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
+        Self(hash)
+    }
 }
 
 /// `BACKEND_URL`: `http` or `https`, perhaps with a path, to which the route is added.
@@ -40,12 +55,6 @@ impl BackendUrl {
         } else {
             Ok(Self(url.as_str().trim_end_matches('/').to_owned()))
         }
-    }
-
-    fn can_join(&self, question: &Question) -> String {
-        let encode = |text| utf8_percent_encode(text, ENCODED);
-        let (room, user) = (encode(question.room.as_str()), encode(question.user.as_str()));
-        format!("{}/ws/can_join?room={room}&user_id={user}", self.0)
     }
 }
 
@@ -110,6 +119,7 @@ pub struct ClientError(#[from] reqwest::Error);
 pub(super) struct Asker {
     client: Client,
     url: BackendUrl,
+    routes: JoinRoutes,
     timeout: Duration,
 }
 
@@ -122,12 +132,17 @@ impl Asker {
             .pool_max_idle_per_host(config.max_inflight)
             .user_agent(concat!("espigon-edge/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { client, url: config.url, timeout: config.timeout })
+        Ok(Self { client, url: config.url, routes: config.routes, timeout: config.timeout })
     }
 
-    pub(super) async fn ask(&self, question: &Question) -> Result<Answer, Failure> {
+    /// `token`: shown to the backend, if it is to see it.
+    pub(super) async fn ask(&self, question: &Question, token: Option<&str>) -> Result<Answer, Failure> {
         let exchange = async {
-            let request = self.client.get(self.url.can_join(question)).header(header::ACCEPT, "application/json");
+            let mut request = self.client.get(self.target(question)).header(header::ACCEPT, "application/json");
+            request = request.header("traceparent", traceparent());
+            if let Some(token) = token {
+                request = request.bearer_auth(token);
+            }
             let response = request.send().await?;
             match answer::verdict(response.status()) {
                 Verdict::ReadBody => answer::parse(&read(response).await?).ok_or(Failure::Malformed),
@@ -137,6 +152,17 @@ impl Asker {
         };
         tokio::time::timeout(self.timeout, exchange).await.unwrap_or(Err(Failure::Timeout))
     }
+
+    fn target(&self, question: &Question) -> String {
+        format!("{}{}", self.url.0, self.routes.target(question))
+    }
+}
+
+/// Begins a trace of its own (W3C Trace Context, level 1), not sampled: no spans are recorded here that it could continue.
+fn traceparent() -> String {
+    // All zeros would be invalid.
+    let (trace, parent): (NonZeroU128, NonZeroU64) = rand::random();
+    format!("00-{trace:032x}-{parent:016x}-00")
 }
 
 /// The body, as it comes, up to the limit: the backend's word on its length counts for nothing.
@@ -157,17 +183,35 @@ mod tests {
 
     #[test]
     fn room_and_user_are_percent_encoded() {
-        let question =
-            Question { room: Room::try_new("a&b=c d/é+#%").unwrap(), user: UserId::try_new("7?&x").unwrap() };
+        let question = |room: &str, user: &str| Question {
+            room: Room::try_new(room).unwrap(),
+            user: UserId::try_new(user).unwrap(),
+            token: None,
+        };
+        let can_join = |base: &str, question: &Question| {
+            let url = BackendUrl::try_new(base).unwrap();
+            format!("{}{}", url.0, JoinRoutes::default().target(question))
+        };
+        let odd = question("a&b=c d/é+#%", "7?&x");
         for base in ["http://backend:3000/api", "http://backend:3000/api/"] {
             assert_eq!(
-                BackendUrl::try_new(base).unwrap().can_join(&question),
+                can_join(base, &odd),
                 "http://backend:3000/api/ws/can_join?room=a%26b%3Dc%20d%2F%C3%A9%2B%23%25&user_id=7%3F%26x"
             );
         }
-        let plain = Question { room: Room::try_new("a-b.c_d~e").unwrap(), user: UserId::try_new("7").unwrap() };
-        let url = BackendUrl::try_new("https://backend").unwrap();
-        assert_eq!(url.can_join(&plain), "https://backend/ws/can_join?room=a-b.c_d~e&user_id=7");
+        let plain = can_join("https://backend", &question("a-b.c_d~e", "7"));
+        assert_eq!(plain, "https://backend/ws/can_join?room=a-b.c_d~e&user_id=7");
+    }
+
+    #[test]
+    fn each_question_begins_a_trace_of_its_own() {
+        let one = traceparent();
+        let parts: Vec<_> = one.split('-').collect();
+        assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), [2, 32, 16, 2], "{one}");
+        assert!(parts.concat().bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)), "{one}");
+        assert_eq!((parts[0], parts[3]), ("00", "00"));
+        assert!(parts[1..3].iter().all(|id| id.contains(|c| c != '0')), "{one}");
+        assert_ne!(one, traceparent());
     }
 
     #[test]

@@ -95,6 +95,8 @@ async fn handle(State(server): State<Server>, uri: Uri, headers: HeaderMap) -> R
 fn config(address: SocketAddr) -> BackendConfig {
     BackendConfig {
         url: BackendUrl::try_new(&format!("http://{address}")).unwrap(),
+        routes: JoinRoutes::default(),
+        forward_token: false,
         timeout: Duration::from_secs(10),
         cache_ttl: Duration::from_mins(10),
         max_inflight: 64,
@@ -107,7 +109,11 @@ fn backend(config: BackendConfig) -> Backend {
 }
 
 async fn decide(backend: &Backend, room: &str, user: &str) -> Decision {
-    backend.decide(&Room::try_new(room).unwrap(), &UserId::try_new(user).unwrap(), "token").await
+    decide_by(backend, room, user, "token").await
+}
+
+async fn decide_by(backend: &Backend, room: &str, user: &str, token: &str) -> Decision {
+    backend.decide(&Room::try_new(room).unwrap(), &UserId::try_new(user).unwrap(), token).await
 }
 
 /// What comes of a server that answers thus, asked once.
@@ -126,10 +132,49 @@ async fn the_question_is_as_agreed() {
             uri == "/ws/can_join?room=two%20words%26&user_id=7%2F8" && headers[header::ACCEPT] == "application/json";
         // The token is not the backend's to see.
         let forwarded = headers.contains_key(header::AUTHORIZATION);
-        Reply::Now(if asked && !forwarded { YES.into_response() } else { StatusCode::IM_A_TEAPOT.into_response() })
+        let traced = headers.get("traceparent").is_some_and(|trace| trace.as_bytes().starts_with(b"00-"));
+        Reply::Now(if asked && traced && !forwarded {
+            YES.into_response()
+        } else {
+            StatusCode::IM_A_TEAPOT.into_response()
+        })
     })
     .await;
     assert_eq!(decide(&backend(config(address)), "two words&", "7/8").await, ALLOWED);
+}
+
+#[tokio::test]
+async fn routes_choose_the_path() {
+    let (_server, address) = Server::start(|uri, _| {
+        let asked = uri == "/api/orders/4%2F2/can_access?user_id=7" || uri == "/api/ws/can_join?room=lobby&user_id=7";
+        Reply::Now(if asked { YES.into_response() } else { StatusCode::IM_A_TEAPOT.into_response() })
+    })
+    .await;
+    let backend = backend(BackendConfig {
+        url: BackendUrl::try_new(&format!("http://{address}/api/")).unwrap(),
+        routes: JoinRoutes::try_new("order-{id}=/orders/{id}/can_access").unwrap(),
+        ..config(address)
+    });
+    for room in ["order-4/2", "lobby"] {
+        assert_eq!(decide(&backend, room, "7").await, ALLOWED, "{room}");
+    }
+    assert_eq!(decide(&backend, "order-..", "7").await, Decision::Denied);
+}
+
+#[tokio::test]
+async fn a_forwarded_token_is_part_of_the_question() {
+    let (server, address) = Server::start(|_, headers| {
+        let allowed = headers[header::AUTHORIZATION] == "Bearer a.good.token";
+        Reply::Now(format!(r#"{{"allowed":{allowed}}}"#).into_response())
+    })
+    .await;
+    let backend = backend(BackendConfig { forward_token: true, ..config(address) });
+    for _ in 0..2 {
+        assert_eq!(decide_by(&backend, "order-42", "7", "a.good.token").await, ALLOWED);
+        assert_eq!(decide_by(&backend, "order-42", "7", "another.good.token").await, Decision::Denied);
+    }
+    assert_eq!(server.seen(), 2);
+    assert!(!format!("{backend:?}").contains("good.token"));
 }
 
 #[tokio::test]
