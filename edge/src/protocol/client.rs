@@ -55,7 +55,7 @@ impl ClientMessage {
 impl Request {
     /// Reads one text message.
     pub fn parse(text: &str) -> Result<Self, Malformed> {
-        let outer: Outer<'_> = serde_json::from_str(text).map_err(|error| malformed_outer(text, &error))?;
+        let outer: Outer<'_> = object(text).map_err(|error| malformed_outer(text, error))?;
         let id: Option<Box<str>> = match outer.id {
             Some(id) if id.len() > MAX_ID_BYTES => {
                 return Err(bad_message(None, format!("an id has at most {MAX_ID_BYTES} bytes")));
@@ -84,7 +84,7 @@ struct JoinPayload<'a> {
     #[serde(borrow)]
     room: Cow<'a, str>,
     #[serde(borrow, default)]
-    since: Option<SincePayload<'a>>,
+    since: Option<&'a RawValue>,
     #[serde(borrow, default)]
     grant: Option<Cow<'a, str>>,
 }
@@ -127,7 +127,7 @@ fn parse_message(kind: &str, payload: Option<&RawValue>) -> Result<ClientMessage
     match kind {
         "join" => {
             let JoinPayload { room, since, grant } = read(payload)?;
-            let since = since.map(since_of).transpose()?;
+            let since = since.map(|since| since_of(&read(Some(since))?)).transpose()?;
             Ok(ClientMessage::Join { room: room_of(&room)?, since, grant: grant.map(Into::into) })
         }
         "leave" => {
@@ -152,29 +152,37 @@ fn parse_message(kind: &str, payload: Option<&RawValue>) -> Result<ClientMessage
 fn read<'a, T: Deserialize<'a>>(payload: Option<&'a RawValue>) -> Result<T, Refusal> {
     let payload = payload.ok_or((ErrorCode::BadMessage, Cow::Borrowed("payload is missing")))?;
     // A wrong type's message quotes what the client sent, which is no more than it may send.
-    serde_json::from_str(payload.get()).map_err(|error| (ErrorCode::BadMessage, format!("payload: {error}").into()))
+    object(payload.get()).map_err(|error| (ErrorCode::BadMessage, format!("payload: {error}").into()))
+}
+
+/// Reads an object. A derived `Deserialize` alone would take an array as well, for the fields in their order.
+fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err("not an object".to_owned());
+    }
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 fn room_of(name: &str) -> Result<Room, Refusal> {
     Room::try_new(name).map_err(|error| (ErrorCode::BadRoom, error.to_string().into()))
 }
 
-fn since_of(since: SincePayload<'_>) -> Result<Since, Refusal> {
+fn since_of(since: &SincePayload<'_>) -> Result<Since, Refusal> {
     match since {
         SincePayload { epoch: Some(epoch), seq: Some(seq), last: None } => {
-            Ok(Since::Position(Position::new(&epoch, seq)))
+            Ok(Since::Position(Position::new(epoch, *seq)))
         }
-        SincePayload { epoch: None, seq: None, last: Some(last) } => Ok(Since::Last(last)),
+        SincePayload { epoch: None, seq: None, last: Some(last) } => Ok(Since::Last(*last)),
         _ => Err((ErrorCode::BadMessage, "since is either an epoch and a seq, or last".into())),
     }
 }
 
 /// Told apart: not JSON at all, and JSON that is no message.
-fn malformed_outer(text: &str, error: &serde_json::Error) -> Malformed {
+fn malformed_outer(text: &str, error: String) -> Malformed {
     if serde_json::from_str::<&RawValue>(text).is_err() {
         return Malformed { id: None, code: ErrorCode::BadJson, text: "not JSON".into() };
     }
-    bad_message(None, error.to_string())
+    bad_message(None, error)
 }
 
 fn bad_message(id: Option<Box<str>>, text: String) -> Malformed {
@@ -257,9 +265,174 @@ mod tests {
         assert_eq!(error.id.as_deref(), Some("9"));
     }
 
+    #[test]
+    fn arrays_are_no_messages() {
+        for text in [
+            r#"["ping"]"#,
+            r#" ["ping","1"]"#,
+            r#"["join","1",{"room":"r"}]"#,
+            r#"{"type":"join","payload":["r"]}"#,
+            r#"{"type":"join","payload":["r",null,"v1.x"]}"#,
+            r#"{"type":"join","payload":{"room":"r","since":["e",1]}}"#,
+            r#"{"type":"leave","payload":["r"]}"#,
+            r#"{"type":"broadcast","payload":["r",1]}"#,
+            r#"{"type":"auth","payload":["t"]}"#,
+            r#""ping""#,
+            "null",
+            "7",
+        ] {
+            assert_eq!(code(text), ErrorCode::BadMessage, "{text}");
+        }
+        assert_eq!(code(r#"["ping""#), ErrorCode::BadJson);
+        // No white space of JSON.
+        assert_eq!(code("\u{c}{\"type\":\"ping\"}"), ErrorCode::BadJson);
+        assert_eq!(Request::parse("\r\n\t {\"type\":\"ping\"} ").unwrap().message, ClientMessage::Ping);
+    }
+
+    #[test]
+    fn ids_are_strings_of_64_bytes_at_most() {
+        let id = |id: &serde_json::Value| {
+            Request::parse(&serde_json::json!({"type": "ping", "id": id}).to_string()).map(|request| request.id)
+        };
+        for good in ["", "7", "\0🦀", &"i".repeat(64), &"é".repeat(32)] {
+            assert_eq!(id(&good.into()).unwrap().as_deref(), Some(good));
+        }
+        assert_eq!(id(&serde_json::Value::Null).unwrap(), None);
+        for bad in [
+            serde_json::json!(7),
+            serde_json::json!(7.5),
+            serde_json::json!(true),
+            serde_json::json!(["7"]),
+            serde_json::json!({}),
+            "i".repeat(65).into(),
+            "é".repeat(33).into(),
+        ] {
+            assert_eq!(id(&bad).unwrap_err().code, ErrorCode::BadMessage, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_key_has_at_most_128_bytes() {
+        let send = |key: &str| {
+            Request::parse(&format!(r#"{{"type":"broadcast","payload":{{"room":"r","body":1,"key":{key}}}}}"#))
+        };
+        assert!(send(&format!("{:?}", "k".repeat(128))).is_ok());
+        for bad in [&*format!("{:?}", "k".repeat(129)), "7", "[]", "{}", "true"] {
+            assert_eq!(send(bad).unwrap_err().code, ErrorCode::BadMessage, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_known_field_stands_once() {
+        for text in [
+            r#"{"type":"ping","type":"ping"}"#,
+            r#"{"type":"ping","id":"1","id":"1"}"#,
+            r#"{"type":"leave","payload":{"room":"r"},"payload":{"room":"r"}}"#,
+            r#"{"type":"leave","payload":{"room":"r","room":"r"}}"#,
+            r#"{"type":"join","payload":{"room":"r","since":{"last":1,"last":1}}}"#,
+            r#"{"type":"broadcast","payload":{"room":"r","body":1,"body":2}}"#,
+        ] {
+            assert_eq!(code(text), ErrorCode::BadMessage, "{text}");
+        }
+        let text = r#"{"type":"leave","x":1,"x":2,"payload":{"room":"r","x":{},"x":[]}}"#;
+        assert!(Request::parse(text).is_ok(), "unknown fields are ignored, however often they stand there");
+    }
+
+    #[test]
+    fn since_has_one_of_two_shapes() {
+        let since =
+            |json: &str| Request::parse(&format!(r#"{{"type":"join","payload":{{"room":"r","since":{json}}}}}"#));
+        for good in [
+            r#"{"epoch":"","seq":0}"#,
+            r#"{"seq":18446744073709551615,"epoch":"e"}"#,
+            r#"{"last":0}"#,
+            r#"{"last":4294967295,"x":1}"#,
+            "null",
+        ] {
+            assert!(since(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "{}",
+            r#"{"epoch":"e"}"#,
+            r#"{"seq":1}"#,
+            r#"{"epoch":"e","seq":1,"last":1}"#,
+            r#"{"epoch":"e","last":1}"#,
+            r#"{"epoch":1,"seq":1}"#,
+            r#"{"epoch":"e","seq":"1"}"#,
+            r#"{"epoch":"e","seq":-1}"#,
+            r#"{"epoch":"e","seq":1.5}"#,
+            r#"{"epoch":"e","seq":18446744073709551616}"#,
+            r#"{"last":-1}"#,
+            r#"{"last":1.0}"#,
+            r#"{"last":4294967296}"#,
+            r#"{"last":"1"}"#,
+            r#"{"last":null}"#,
+            r#""e""#,
+            "17",
+            "true",
+            "[]",
+        ] {
+            assert_eq!(since(bad).unwrap_err().code, ErrorCode::BadMessage, "{bad}");
+        }
+    }
+
+    #[test]
+    fn depth_is_no_matter() {
+        const DEPTH: usize = 100_000;
+        let (open, close) = ("[".repeat(DEPTH), "]".repeat(DEPTH));
+        let deep = format!("{open}{close}");
+        let text = format!(r#"{{"type":"broadcast","payload":{{"room":"r","body":{deep}}}}}"#);
+        let Ok(Request { message: ClientMessage::Broadcast { body, .. }, .. }) = Request::parse(&text) else {
+            panic!("a body is any JSON")
+        };
+        assert_eq!(&*body, deep);
+        assert_eq!(code(&deep), ErrorCode::BadMessage);
+        assert_eq!(code(&open), ErrorCode::BadJson);
+        let objects = format!("{}1{}", r#"{"a":"#.repeat(DEPTH), "}".repeat(DEPTH));
+        for text in [
+            objects.clone(),
+            format!(r#"{{"type":{objects}}}"#),
+            format!(r#"{{"type":"ping","id":{deep}}}"#),
+            format!(r#"{{"type":"leave","payload":{deep}}}"#),
+            format!(r#"{{"type":"leave","payload":{{"room":{objects}}}}}"#),
+            format!(r#"{{"type":"join","payload":{{"room":"r","since":{objects}}}}}"#),
+        ] {
+            assert_eq!(code(&text), ErrorCode::BadMessage, "{}…", &text[..40]);
+        }
+        assert!(Request::parse(&format!(r#"{{"type":"ping","else":{objects}}}"#)).is_ok());
+    }
+
+    /// Messages that are nearly good: a piece of one replaced by other bytes.
+    fn nearly_good() -> impl Strategy<Value = Vec<u8>> {
+        let good = prop::sample::select(vec![
+            r#"{"type":"join","id":"2","payload":{"room":"order-42","since":{"epoch":"k3f9","seq":17},"grant":"v1"}}"#,
+            r#"{"type":"join","payload":{"room":"order-42","since":{"last":20}}}"#,
+            r#"{"type":"broadcast","id":"5","payload":{"room":"é","body":{"a":[1e5,"\ud83e\udd80"]},"key":"k"}}"#,
+            r#"{"type":"auth","id":"6","payload":{"token":"abc"}}"#,
+        ]);
+        let pieces = ["[", "{", "}", "]", ",", ":", "\"", "null", "\\u", "-1", "1e999"];
+        let other = prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..8),
+            prop::sample::select(pieces.to_vec()).prop_map(|text| text.as_bytes().to_vec()),
+        ];
+        (good, any::<prop::sample::Index>(), 0..8usize, other).prop_map(|(good, at, length, other)| {
+            let mut bytes = good.as_bytes().to_vec();
+            let at = at.index(bytes.len());
+            let end = (at + length).min(bytes.len());
+            bytes.splice(at..end, other);
+            bytes
+        })
+    }
+
     proptest! {
         #[test]
-        fn no_input_panics(text in "\\PC*") {
+        fn no_input_panics(bytes in prop_oneof![prop::collection::vec(any::<u8>(), 0..200), nearly_good()]) {
+            // Bytes that are no UTF-8 do not get here: they end the connection.
+            let _ = Request::parse(&String::from_utf8_lossy(&bytes));
+        }
+
+        #[test]
+        fn no_text_panics(text in "\\PC*") {
             let _ = Request::parse(&text);
         }
 
