@@ -146,6 +146,14 @@ pub struct Flags {
     #[arg(long, env, default_value = "64MiB", value_parser = size)]
     pub tail_bytes: usize,
 
+    /// When the edge stops, its clients are moved on, spread over this time; with WRITE_WAIT at most SHUTDOWN_TIMEOUT
+    #[arg(long, env, default_value = "20s", value_parser = duration)]
+    pub drain_window: Duration,
+
+    /// A connection that is so old is moved on, jittered by a tenth; 0s: never
+    #[arg(long, env, default_value = "0s", value_parser = duration)]
+    pub max_connection_age: Duration,
+
     /// How long a room that its last member left is kept
     #[arg(long, env, default_value = "5s", value_parser = duration)]
     pub room_linger: Duration,
@@ -198,11 +206,14 @@ impl Config {
         if flags.ping_period >= flags.pong_wait {
             return Err("PING_PERIOD must be less than PONG_WAIT".to_owned());
         }
-        if flags.write_wait > flags.common.shutdown_timeout {
-            return Err("WRITE_WAIT must not be more than SHUTDOWN_TIMEOUT".to_owned());
+        if flags.drain_window + flags.write_wait > flags.common.shutdown_timeout {
+            return Err("DRAIN_WINDOW and WRITE_WAIT together must not be more than SHUTDOWN_TIMEOUT".to_owned());
         }
         if flags.max_message_bytes > flags.send_queue_bytes {
             return Err("MAX_MESSAGE_BYTES must not be more than SEND_QUEUE_BYTES".to_owned());
+        }
+        if flags.backend_url.is_none() && !flags.join_routes.is_empty() {
+            return Err("JOIN_ROUTES are routes of the backend: BACKEND_URL must be set".to_owned());
         }
         if flags.grant_ttl > MAX_GRANT_TTL {
             return Err("GRANT_TTL must not be more than 1h".to_owned());
@@ -212,9 +223,6 @@ impl Config {
     }
 
     /// Says what is allowed but unwise; to be called once there is a log.
-        if flags.backend_url.is_none() && !flags.join_routes.is_empty() {
-            return Err("JOIN_ROUTES are routes of the backend: BACKEND_URL must be set".to_owned());
-        }
     pub fn warn(&self) {
         if self.secrets.jwt.iter().any(|secret| secret.expose().len() < SHORT_SECRET_BYTES) {
             tracing::warn!("a JWT_SECRET has less than {SHORT_SECRET_BYTES} bytes: it is easily guessed");
@@ -250,6 +258,10 @@ impl Config {
         self.origins.clone()
     }
 
+    pub(crate) fn drain_window(&self) -> Duration {
+        self.flags.drain_window
+    }
+
     pub(crate) fn max_connections_per_user(&self) -> usize {
         self.flags.max_connections_per_user
     }
@@ -264,6 +276,8 @@ impl Config {
     pub(crate) fn backend(&self) -> Option<BackendConfig> {
         Some(BackendConfig {
             url: self.flags.backend_url.clone()?,
+            routes: self.flags.join_routes.clone(),
+            forward_token: self.flags.backend_forward_token,
             timeout: self.flags.backend_timeout,
             cache_ttl: self.flags.backend_cache_ttl,
             max_inflight: self.flags.backend_max_inflight,
@@ -276,8 +290,7 @@ impl Config {
             ping_period: self.flags.ping_period,
             pong_wait: self.flags.pong_wait,
             write_wait: self.flags.write_wait,
-            routes: self.flags.join_routes.clone(),
-            forward_token: self.flags.backend_forward_token,
+            max_age: (!self.flags.max_connection_age.is_zero()).then_some(self.flags.max_connection_age),
             max_message_bytes: self.flags.max_message_bytes,
             session: session::Settings {
                 max_rooms: self.flags.max_rooms_per_connection,
@@ -338,7 +351,8 @@ mod tests {
     fn what_does_not_go_together_is_refused_by_name() {
         for (args, name) in [
             (&["--ping-period", "60s"][..], "PING_PERIOD"),
-            (&["--write-wait", "50s"], "WRITE_WAIT"),
+            (&["--write-wait", "21s"], "WRITE_WAIT"),
+            (&["--drain-window", "31s"], "DRAIN_WINDOW"),
             (&["--grant-ttl", "61m"], "GRANT_TTL"),
             (&["--client-rate", "50"], "--client-rate"),
             (&["--client-burst", "0"], "--client-burst"),
@@ -346,6 +360,9 @@ mod tests {
             (&["--ws-origins", "nonsense"], "WS_ORIGINS"),
             (&["--backend-url", "ftp://x"], "--backend-url"),
             (&["--backend-url", "http://x/?a=b"], "--backend-url"),
+            (&["--join-routes", "order-{id}=/orders/{id}"], "JOIN_ROUTES"),
+            (&["--join-routes", "order-{id}", "--backend-url", "http://x"], "--join-routes"),
+            (&["--backend-forward-token", "perhaps"], "--backend-forward-token"),
             (&["--fanout-addr", "nowhere"], "--fanout-addr"),
             (&["--send-queue", "0"], "--send-queue"),
             (&["--pong-wait", "0s"], "--pong-wait"),
@@ -357,6 +374,3 @@ mod tests {
         assert!(Config::new(flags, Secrets::default()).unwrap_err().contains("JWT_SECRET"));
     }
 }
-            (&["--join-routes", "order-{id}=/orders/{id}"], "JOIN_ROUTES"),
-            (&["--join-routes", "order-{id}", "--backend-url", "http://x"], "--join-routes"),
-            (&["--backend-forward-token", "perhaps"], "--backend-forward-token"),

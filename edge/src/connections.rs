@@ -11,7 +11,7 @@ use std::{
 
 use ahash::RandomState;
 
-use crate::{auth::UserId, close::CloseReason, metrics::Metrics, outbox::Outbox};
+use crate::{auth::UserId, metrics::Metrics, outbox::Outbox};
 
 /// The handles of the open connections.
 #[derive(Debug)]
@@ -64,13 +64,9 @@ impl Connections {
         Some(Place { connections: self.clone(), slot: None, user: None })
     }
 
-    /// Closes all, after what is queued.
-    pub fn finish_all(&self, reason: CloseReason) {
-        // Handles are taken out first: finishing wakes tasks, which is not to be done under the lock.
-        let handles: Vec<_> = lock(&self.slots).handles.iter().flatten().cloned().collect();
-        for handle in handles {
-            handle.finish(reason);
-        }
+    /// The handles of all that are open now.
+    pub fn handles(&self) -> Vec<Arc<Outbox>> {
+        lock(&self.slots).handles.iter().flatten().cloned().collect()
     }
 
     /// How clients are to be spread when many must do the same thing.
@@ -92,7 +88,7 @@ impl Place {
         true
     }
 
-    /// The connection is open: from now on it is among those that [`Connections::finish_all`] reaches.
+    /// The connection is open: from now on it is among the [`Connections::handles`].
     pub fn fill(&mut self, handle: Arc<Outbox>) {
         let mut slots = lock(&self.connections.slots);
         let slot = slots.free.pop().unwrap_or(slots.handles.len());
@@ -158,11 +154,10 @@ mod tests {
         assert!(connections.reserve().is_none());
         let outbox = test_support::outbox();
         first.fill(outbox.clone());
-        connections.finish_all(CloseReason::Restarting);
-        assert!(outbox.queue().is_closed());
+        assert!(Arc::ptr_eq(&connections.handles()[0], &outbox));
         drop((first, second));
         assert_eq!(connections.count(), 0);
-        connections.finish_all(CloseReason::Restarting);
+        assert!(connections.handles().is_empty());
     }
 
     #[test]

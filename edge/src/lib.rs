@@ -24,6 +24,7 @@ pub mod config;
 pub mod connection;
 pub mod connections;
 mod defaults;
+mod drain;
 pub mod hub;
 pub mod interest;
 pub mod keys;

@@ -1,7 +1,7 @@
 //! Assembles an edge, and brings it to an orderly end: unready and refusing new sockets at once, then the sockets, then
 //! hub and links, then the listener.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use axum::{Router, routing::get};
@@ -11,10 +11,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     authorize::{Authorizer, Backend},
-    close::CloseReason,
     config::Config,
     connection::Context,
     connections::Connections,
+    drain::goodbye,
     hub::Hub,
     keys::Keys,
     metrics::Metrics,
@@ -68,7 +68,8 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     let router = Router::new().route("/ws", get(upgrade)).with_state(gate);
     let closing = CancellationToken::new();
     lifecycle.spawn_vital(accept::serve_http1(listener, router, lifecycle.clone(), closing.clone()));
-    lifecycle.spawn(drain(lifecycle.clone(), connections.clone(), sockets, end, closing));
+    let window = config.drain_window();
+    lifecycle.spawn(drain(lifecycle.clone(), connections.clone(), window, sockets, end, closing));
     ops::spawn(ops, Arc::new(registry), readiness(lifecycle, upstream, connections), lifecycle);
     tracing::info!(ws = %bound.ws, ops = %bound.ops, "listening");
     Ok(bound)
@@ -78,13 +79,14 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
 async fn drain(
     lifecycle: Lifecycle,
     connections: Arc<Connections>,
+    window: Duration,
     sockets: TaskTracker,
     end: CancellationToken,
     closing: CancellationToken,
 ) {
     lifecycle.drain().cancelled().await;
-    tracing::info!(connections = connections.count(), "draining");
-    connections.finish_all(CloseReason::Restarting);
+    tracing::info!(connections = connections.count(), ?window, "draining");
+    goodbye(&connections, window).await;
     sockets.close();
     sockets.wait().await;
     end.cancel();

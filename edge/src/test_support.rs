@@ -21,6 +21,11 @@ pub(crate) fn outbox_with(limits: Limits) -> Arc<Outbox> {
     Arc::new(Outbox::new(UserId::try_new("7").unwrap(), Arc::new(rules)))
 }
 
+/// Any frame.
+pub(crate) fn frame() -> bytes::Bytes {
+    crate::protocol::frame::text(b"{}")
+}
+
 /// The JSON in a text frame of ours (RFC 6455, section 5.2).
 pub(crate) fn json_of(frame: &[u8]) -> serde_json::Value {
     let header = match frame[1] {

@@ -1,7 +1,7 @@
 //! The settings of both tiers in one place. Each tier's own are read from its environment variables as ever; what ties
 //! the two together, and what makes development easy, is decided here.
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -44,6 +44,10 @@ pub(crate) struct Flags {
     /// Origins of pages that may connect. A token is needed all the same
     #[arg(long, env, default_value = "*")]
     ws_origins: String,
+
+    /// How long clients get to move on when it stops: there is no other edge to go to
+    #[arg(long, env, default_value = "0s", value_parser = settings::duration)]
+    drain_window: Duration,
 }
 
 /// Checked as far as can be before anything is bound.
@@ -68,6 +72,7 @@ impl Settings {
             format!("--listen={}", flags.listen),
             format!("--ops-listen={}", flags.ops_listen),
             format!("--ws-origins={}", flags.ws_origins),
+            format!("--drain-window={}ms", flags.drain_window.as_millis()),
             // Known once the node listens.
             "--fanout-addr=http://127.0.0.1:7000".to_owned(),
         ];

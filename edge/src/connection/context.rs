@@ -27,6 +27,8 @@ pub struct Settings {
     pub ping_period: Duration,
     pub pong_wait: Duration,
     pub write_wait: Duration,
+    /// None: a connection may get as old as it likes.
+    pub max_age: Option<Duration>,
     pub max_message_bytes: usize,
     pub session: session::Settings,
 }

@@ -22,7 +22,7 @@ use crate::{
     outbox::Outbox,
     protocol::{
         ErrorCode, Request, ServerMessage, frame,
-        server::{Authenticated, Welcome},
+        server::{Authenticated, ReconnectReason, Welcome},
     },
     session::{Action, AutomaticRooms, JoinOutcome, OpId, Receipt, Session},
 };
@@ -88,7 +88,11 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
         let settings = &context.settings;
         let first = rand::rng().random_range(0.5..=1.0);
         let expires = now + context.left_of(&guest.claims);
-        let heartbeat = Heartbeat::new(settings.ping_period, settings.pong_wait, first, now, expires);
+        let mut heartbeat = Heartbeat::new(settings.ping_period, settings.pong_wait, first, now, expires);
+        if let Some(age) = settings.max_age {
+            // Jittered, as those that came together should not go together.
+            heartbeat.ages_at(now + age.mul_f64(rand::rng().random_range(0.9..=1.1)));
+        }
         let automatic = AutomaticRooms::of(&guest.claims).rooms;
         let session = Session::new(automatic, settings.session, context.metrics.session_full.clone(), now);
         let timer = Box::pin(sleep_until(heartbeat.deadline()));
@@ -207,6 +211,8 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
         match self.heartbeat.due(Instant::now()) {
             Due::Dead => return Some(CloseReason::PingTimeout),
             Due::TokenExpired => return Some(CloseReason::TokenExpired),
+            Due::Gone => return Some(CloseReason::Restarting),
+            Due::Aged => self.grow_old(),
             Due::Ping => {
                 self.outbox.push(frame::ping());
             }
@@ -214,6 +220,14 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
         }
         self.timer.as_mut().reset(self.heartbeat.deadline());
         None
+    }
+
+    /// Tells the client its moment to reconnect: its own, within the window over which clients are spread.
+    fn grow_old(&mut self) {
+        let window = self.context.connections.spread().window();
+        let after = window.mul_f64(rand::rng().random_range(0.0..=1.0));
+        self.outbox.push(ServerMessage::reconnect(millis(after), ReconnectReason::Age).frame());
+        self.heartbeat.goes_at(Instant::now() + after);
     }
 
     /// Carries out what the session wants done; returns why to close, if that is it.

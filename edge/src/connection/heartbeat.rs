@@ -11,6 +11,9 @@ pub(super) struct Heartbeat {
     received: Instant,
     next_ping: Instant,
     expires: Instant,
+    /// When the connection is too old, and then when it is to go.
+    retires: Option<Instant>,
+    told: bool,
 }
 
 /// What is due.
@@ -21,13 +24,28 @@ pub(super) enum Due {
     /// Nothing at all was received for too long.
     Dead,
     TokenExpired,
+    /// It is old: to be told that it will have to go, by [`Heartbeat::goes_at`].
+    Aged,
+    /// Its moment to go has come.
+    Gone,
 }
 
 impl Heartbeat {
     /// The first ping comes after `first` of the period, a fraction that spreads the pings of connections that came
     /// together.
     pub(super) fn new(period: Duration, wait: Duration, first: f64, now: Instant, expires: Instant) -> Self {
-        Self { period, wait, received: now, next_ping: now + period.mul_f64(first.clamp(0.0, 1.0)), expires }
+        let next_ping = now + period.mul_f64(first.clamp(0.0, 1.0));
+        Self { period, wait, received: now, next_ping, expires, retires: None, told: false }
+    }
+
+    /// The connection is too old then.
+    pub(super) fn ages_at(&mut self, at: Instant) {
+        self.retires = Some(at);
+    }
+
+    /// It was told to go then.
+    pub(super) fn goes_at(&mut self, at: Instant) {
+        (self.retires, self.told) = (Some(at), true);
     }
 
     /// Something arrived, whatever it was.
@@ -41,7 +59,8 @@ impl Heartbeat {
 
     /// When to ask again. Not put off by what arrives, so that a busy connection moves no timer.
     pub(super) fn deadline(&self) -> Instant {
-        self.next_ping.min(self.received + self.wait).min(self.expires)
+        let first = self.next_ping.min(self.received + self.wait).min(self.expires);
+        self.retires.map_or(first, |retires| first.min(retires))
     }
 
     pub(super) fn due(&mut self, now: Instant) -> Due {
@@ -49,6 +68,8 @@ impl Heartbeat {
             Due::TokenExpired
         } else if now >= self.received + self.wait {
             Due::Dead
+        } else if self.retires.is_some_and(|retires| now >= retires) {
+            if self.told { Due::Gone } else { Due::Aged }
         } else if now >= self.next_ping {
             self.next_ping = now + self.period;
             Due::Ping
@@ -101,6 +122,18 @@ mod tests {
         assert_eq!(beat.due(start + secs(10)), Due::TokenExpired);
         beat.token_expires(start + secs(2000));
         assert_eq!(beat.due(start + secs(10)), Due::Nothing);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_connection_is_told_and_then_goes() {
+        let start = Instant::now();
+        let mut beat = heartbeat(start);
+        beat.ages_at(start + secs(30));
+        assert_eq!(beat.deadline(), start + secs(30));
+        assert_eq!(beat.due(start + secs(30)), Due::Aged);
+        beat.goes_at(start + secs(35));
+        assert_eq!(beat.due(start + secs(34)), Due::Nothing);
+        assert_eq!(beat.due(start + secs(35)), Due::Gone);
     }
 
     #[tokio::test(start_paused = true)]

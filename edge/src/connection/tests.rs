@@ -77,6 +77,7 @@ impl Edge {
                 ping_period: Duration::from_secs(54),
                 pong_wait: Duration::from_mins(1),
                 write_wait: Duration::from_secs(10),
+                max_age: Some(Duration::from_hours(1)),
                 max_message_bytes: 1000,
                 session: crate::session::Settings { max_rooms: 10, rate: 50, burst: 100 },
             },
@@ -369,6 +370,26 @@ async fn a_restart_sends_what_is_queued_and_then_1012() {
         client.expect("x").await;
     }
     assert_eq!(client.closed().await, (1012, "restarting".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_connection_is_told_to_reconnect_and_works_until_it_goes() {
+    let edge = Edge::start().await;
+    let start = Instant::now();
+    let mut client = edge.connect_with(64 << 10, 3 * 3600).open().await;
+    client.expect("welcome").await;
+    edge.state("user:7", 0);
+    client.expect("joined").await;
+    let told = client.expect("reconnect").await;
+    assert_eq!(told["payload"]["reason"], "age");
+    let age = start.elapsed().as_secs_f64() / 3600.0;
+    assert!((0.89..1.11).contains(&age), "{age}");
+    let after = Duration::from_millis(told["payload"]["after_ms"].as_u64().unwrap());
+    let told_at = Instant::now();
+    client.send(json!({"type": "ping", "id": "1"})).await;
+    client.expect("pong").await;
+    assert_eq!(client.closed().await, (1012, "restarting".to_owned()));
+    assert!(told_at.elapsed() >= after && told_at.elapsed() < after + Duration::from_millis(10));
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,6 +30,9 @@ pub enum ServerMessage<'a> {
     Lost {
         payload: Lost<'a>,
     },
+    Reconnect {
+        payload: Reconnect,
+    },
     Authenticated {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
@@ -102,6 +105,19 @@ pub enum LostReason {
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
+pub struct Reconnect {
+    pub after_ms: u64,
+    pub reason: ReconnectReason,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReconnectReason {
+    Draining,
+    Age,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
 pub struct Authenticated {
     /// Unix time in seconds.
     pub expires: i64,
@@ -134,6 +150,10 @@ impl<'a> ServerMessage<'a> {
 
     pub fn lost(room: &'a str, position: &'a Position, reason: LostReason, after_ms: u64) -> Self {
         Self::Lost { payload: Lost { room, epoch: &position.epoch, seq: position.seq, reason, after_ms } }
+    }
+
+    pub fn reconnect(after_ms: u64, reason: ReconnectReason) -> Self {
+        Self::Reconnect { payload: Reconnect { after_ms, reason } }
     }
 
     pub fn json(&self) -> String {
@@ -172,6 +192,10 @@ mod tests {
         assert_eq!(
             ServerMessage::lost("order-42", &position, LostReason::History, 800).json(),
             r#"{"type":"lost","payload":{"room":"order-42","epoch":"p0q1","seq":90,"reason":"history","after_ms":800}}"#
+        );
+        assert_eq!(
+            ServerMessage::reconnect(1740, ReconnectReason::Draining).json(),
+            r#"{"type":"reconnect","payload":{"after_ms":1740,"reason":"draining"}}"#
         );
         assert_eq!(ServerMessage::Pong { id: Some("7") }.json(), r#"{"type":"pong","id":"7"}"#);
         assert_eq!(

@@ -32,6 +32,34 @@ fn assert_tracker_empty(process: &Process) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn clients_go_at_the_moment_they_were_told_and_work_until_then() {
+    let stage = Stage::plan().with("DRAIN_WINDOW", "3s").start().await;
+    let edge = stage.edge(0);
+    let mut clients = clients(edge).await;
+    edge.process.terminate();
+    let mut slots = Vec::new();
+    for client in &mut clients {
+        let told = client.expect("reconnect").await;
+        assert_eq!(told["reason"], "draining");
+        slots.push(told["after_ms"].as_u64().unwrap());
+    }
+    // The last one still works, and is told what is published meanwhile.
+    let last = slots.iter().enumerate().max_by_key(|(_, slot)| **slot).unwrap().0;
+    assert_eq!(slots[last], 3000);
+    clients[last].ping().await;
+    stage.fanout(0).publish(&room(last), "1").await.unwrap();
+    assert_eq!(clients[last].next_message().await.seq(), 1);
+    // Spread evenly: a tenth of the clients in each tenth of the window.
+    for tenth in 0..10u64 {
+        let range = tenth * 300 + 1..=(tenth + 1) * 300;
+        let share = slots.iter().filter(|slot| range.contains(slot)).count();
+        assert!((CLIENTS / 10 - 1..=CLIENTS / 10 + 1).contains(&share), "{share} in {range:?}");
+    }
+    join_all(clients.iter_mut().map(|client| client.expect_close(1012))).await;
+    edge.process.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_edge_says_goodbye_to_each_client() {
     let stage = Stage::plan().start().await;
     let edge = stage.edge(0);

@@ -105,6 +105,8 @@ impl Edge {
             ("LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
             ("FANOUT_ADDR".to_owned(), links.join(",")),
             ("JWT_SECRET".to_owned(), SECRET.to_owned()),
+            // Long enough to be seen, short enough to be waited for.
+            ("DRAIN_WINDOW".to_owned(), "300ms".to_owned()),
         ];
         environment.extend(common());
         environment.extend_from_slice(settings);
