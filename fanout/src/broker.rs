@@ -158,7 +158,7 @@ pub struct Health {
     pub store: Option<Arc<str>>,
     /// It can store, read and hear.
     pub ready: bool,
-    /// Age of the last sign that the subscriber connection works.
+    /// Age of the last pulse of this node that its subscriber connection heard. 0 for a broker that is its own.
     pub heard_ms_ago: u64,
 }
 
@@ -176,6 +176,9 @@ pub trait Broker: Debug + Send + Sync + 'static {
 
     /// The positions of rooms, in the order given. `None`: to be had by a read only.
     fn positions(&self, rooms: Vec<Room>) -> BoxFuture<'static, Result<Vec<Option<Position>>, ReadError>>;
+
+    /// These rooms are live: their positions are not to expire for another while.
+    fn renew(&self, rooms: Vec<Room>) -> BoxFuture<'static, Result<(), ReadError>>;
 
     fn health(&self) -> Health;
 }

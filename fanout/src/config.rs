@@ -60,6 +60,11 @@ pub struct Config {
     #[arg(long, env, default_value = "64KiB", value_parser = settings::size)]
     pub max_publish_bytes: usize,
 
+    /// How often each room is compared with the store, should its announcements have been lost without a trace; longer
+    /// with more rooms than 5000 for each second of it
+    #[arg(long, env, default_value = "15s", value_parser = settings::positive_duration)]
+    pub position_check_interval: Duration,
+
     #[clap(skip)]
     pub secrets: Secrets,
 }
@@ -109,6 +114,7 @@ impl Config {
             history_ttl: Duration::from_mins(5),
             dedup_window: Duration::from_mins(5),
             max_publish_bytes: 64 << 10,
+            position_check_interval: Duration::from_secs(15),
             secrets: Secrets::default(),
         }
     }
@@ -181,6 +187,7 @@ mod tests {
         assert_eq!(parsed.history_ttl, built.history_ttl);
         assert_eq!(parsed.dedup_window, built.dedup_window);
         assert_eq!(parsed.max_publish_bytes, built.max_publish_bytes);
+        assert_eq!(parsed.position_check_interval, built.position_check_interval);
         assert_eq!(parsed.redis_prefix, built.redis_prefix);
         assert_eq!(parsed.common.shutdown_timeout, built.common.shutdown_timeout);
         assert_eq!(parsed.link_listen, ([127, 0, 0, 1], 7000).into());

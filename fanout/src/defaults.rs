@@ -46,6 +46,13 @@ pub(crate) const UNWANTED_LINGER: Duration = Duration::from_secs(10);
 /// Rooms whose positions are asked for in one go.
 pub(crate) const POSITIONS_BATCH: usize = 512;
 
+/// Rooms a second whose positions a node's sweep asks for, at most: a few per cent of what Redis can answer.
+pub(crate) const SWEEP_RATE: usize = 5000;
+
+/// How often the store is told that a room is live, so that it keeps its position: a fraction of the 24 h that it would
+/// keep it without.
+pub(crate) const RENEWAL: Duration = Duration::from_hours(1);
+
 /// Pages that one attachment reads at once while it is behind, in one shard.
 pub(crate) const CATCH_UP_READS: usize = 8;
 

@@ -7,18 +7,19 @@ mod inbox;
 mod member;
 mod shard;
 mod store;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
-use std::{num::NonZero, sync::Arc};
+use std::{num::NonZero, sync::Arc, time::Duration};
 
 use ahash::RandomState;
 use proto::{Position, Room};
 use service::Lifecycle;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use self::{inbox::Inbox, shard::Shard};
+use self::{inbox::Inbox, shard::Shard, sweep::Sweep};
 use crate::{
     attachments::{Attachment, AttachmentId},
     broker::{Announcement, Broker, Events},
@@ -142,16 +143,19 @@ impl Events for Dispatcher {
 }
 
 impl Shards {
-    /// Starts them; they end with the token.
+    /// Starts them; they end with the token. Each room is compared with the store about once in `sweep`.
     pub(crate) fn spawn(
         self,
         broker: &Arc<dyn Broker>,
+        sweep: Duration,
         metrics: &Arc<Metrics>,
         lifecycle: &Lifecycle,
         end: &CancellationToken,
     ) {
+        let count = self.0.len();
         for (index, (inbox, interests)) in self.0.into_iter().enumerate() {
-            let shard = Shard::new(index, Arc::clone(broker), inbox, Arc::clone(metrics));
+            let sweep = Sweep::new(sweep, count, Instant::now());
+            let shard = Shard::new(index, Arc::clone(broker), inbox, Arc::clone(metrics), sweep);
             lifecycle.spawn_vital(shard.run(interests, end.clone()));
         }
     }

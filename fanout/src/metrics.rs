@@ -70,12 +70,17 @@ pub(crate) struct Metrics {
     pub(crate) broker_full: Counter,
     pub(crate) repairs: Counter,
     pub(crate) replays: Counter,
+    pub(crate) swept: Counter,
+    pub(crate) sweep_behind: Counter,
     pub(crate) lost_history: Counter,
     pub(crate) lost_failover: Counter,
     pub(crate) from_the_past: Counter,
     pub(crate) broker_up: Gauge,
     pub(crate) reconnected_commands: Counter,
     pub(crate) reconnected_subscriber: Counter,
+    pub(crate) subscriber_lost: Counter,
+    pub(crate) subscriber_deaf: Counter,
+    pub(crate) subscriber_elsewhere: Counter,
     pub(crate) calls: Family<Call, Counter>,
 }
 
@@ -96,6 +101,8 @@ impl Metrics {
         let lost = |reason| lost.get_or_create_owned(&Reason { reason });
         let redis = family::<Connection>(registry, "redis_connects", "Connections to Redis made");
         let redis = |connection| redis.get_or_create_owned(&Connection { connection });
+        let rebuilt = family::<Reason>(registry, "redis_subscriber_losses", "Why there were no subscriptions any more");
+        let rebuilt = |reason| rebuilt.get_or_create_owned(&Reason { reason });
         let calls = family::<Call>(registry, "api_requests", "Calls of the publish API");
         Self {
             attachments: gauge(registry, "attachments", "Links of edges"),
@@ -127,6 +134,8 @@ impl Metrics {
             broker_full: full("broker", "busy"),
             repairs: counter(registry, "gap_repairs", "Reads of a room's history because announcements were missing"),
             replays: counter(registry, "replays", "Pages of history read for links that were behind"),
+            swept: counter(registry, "sweep_rooms", "Silent rooms whose positions were compared with the store"),
+            sweep_behind: counter(registry, "sweep_behind", "Rooms among them that had missed something"),
             lost_history: lost("history"),
             lost_failover: lost("failover"),
             from_the_past: counter(
@@ -137,6 +146,9 @@ impl Metrics {
             broker_up: gauge(registry, "broker_up", "1 while the broker can store, read and hear"),
             reconnected_commands: redis("commands"),
             reconnected_subscriber: redis("subscriber"),
+            subscriber_lost: rebuilt("connection"),
+            subscriber_deaf: rebuilt("deaf"),
+            subscriber_elsewhere: rebuilt("other_server"),
             calls,
         }
     }

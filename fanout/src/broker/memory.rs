@@ -154,6 +154,16 @@ impl Broker for Memory {
         async move { Ok(rooms.into_iter().map(position).collect()) }.boxed()
     }
 
+    fn renew(&self, rooms: Vec<Room>) -> BoxFuture<'static, Result<(), ReadError>> {
+        let (now, keep) = (Instant::now(), self.0.keep);
+        for room in rooms {
+            if let Some(stored) = self.0.shard(&room).rooms.get_mut(&room) {
+                stored.renew(&keep, now);
+            }
+        }
+        std::future::ready(Ok(())).boxed()
+    }
+
     fn health(&self) -> Health {
         Health { kind: "memory", store: Some(Arc::clone(&self.0.identity)), ready: true, heard_ms_ago: 0 }
     }

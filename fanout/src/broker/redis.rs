@@ -2,12 +2,13 @@
 //! that carries nothing else.
 //!
 //! - `publish`: the queue of publications and its task; `commands`: the connection they go over.
-//! - `subscriber`: the connection that hears.
+//! - `subscriber`: the connection that hears; `hearing`: whether it does.
 //! - `fence.lua`, `publish.lua`, `read.lua`, and `script`, their other side; `keys`: all names.
 
 mod address;
 mod commands;
 mod connect;
+mod hearing;
 mod keys;
 mod publish;
 mod script;
@@ -26,6 +27,7 @@ pub use self::address::RedisAddress;
 use self::{
     commands::Commands,
     connect::Connection,
+    hearing::Hearing,
     keys::Keys,
     publish::{Queue, Shared},
     script::Scripts,
@@ -57,6 +59,7 @@ struct Inner {
     commands: Commands,
     queue: Queue,
     subscriptions: Arc<Subscriptions>,
+    hearing: Arc<Hearing>,
     reads: Semaphore,
 }
 
@@ -81,17 +84,25 @@ impl Redis {
         end: &CancellationToken,
     ) -> Self {
         let keys = Keys::new(settings.prefix.clone(), settings.address.db);
-        let shared = Arc::new(Shared::new(keys.clone(), keep, events, Arc::clone(metrics)));
+        let shared = Arc::new(Shared::new(keys, keep, events, Arc::clone(metrics)));
         let subscriptions = Arc::new(Subscriptions::new());
-        let commands = Commands::spawn(settings.clone(), keys, Arc::clone(metrics), lifecycle, end.clone());
+        let hearing = Arc::new(Hearing::new());
+        let commands =
+            Commands::spawn(settings.clone(), Arc::clone(&shared), Arc::clone(&hearing), lifecycle, end.clone());
         let (queue, pump) = Queue::new(Arc::clone(&shared), commands.clone());
         let until = end.clone();
         lifecycle.spawn_vital(async move {
             until.run_until_cancelled(pump.run()).await;
         });
-        let (heard, wanted) = (Arc::clone(&shared), Arc::clone(&subscriptions));
-        Subscriber { settings, shared: heard, subscriptions: wanted }.spawn(lifecycle, end.clone());
-        Self(Arc::new(Inner { shared, commands, queue, subscriptions, reads: Semaphore::new(READS) }))
+        Subscriber {
+            settings,
+            shared: Arc::clone(&shared),
+            subscriptions: Arc::clone(&subscriptions),
+            hearing: Arc::clone(&hearing),
+            commands: commands.clone(),
+        }
+        .spawn(lifecycle, end.clone());
+        Self(Arc::new(Inner { shared, commands, queue, subscriptions, hearing, reads: Semaphore::new(READS) }))
     }
 }
 
@@ -133,9 +144,23 @@ impl Inner {
         let values = redis.send_packed_commands(&pipeline, 0, rooms.len() + 1).await;
         let mut values = values.map_err(|error| failed(&connection, &error))?.into_iter();
         let info = values.next().and_then(script::text).ok_or(ReadError)?;
-        let replid = info.lines().find_map(|line| line.strip_prefix("master_replid:")).ok_or(ReadError)?;
+        let replid = connect::replid(&info).ok_or(ReadError)?;
         let positions: Vec<_> = values.map(|value| position(value, replid)).collect::<Result<_, _>>()?;
         if positions.len() == rooms.len() { Ok(positions) } else { Err(ReadError) }
+    }
+
+    async fn renew(&self, rooms: &[Room]) -> Result<(), ReadError> {
+        let _permit = self.place().await?;
+        let connection = self.commands.connection().ok_or(ReadError)?;
+        let ttl = script::millis(self.shared.keep.meta_ttl());
+        let mut pipeline = redis::pipe();
+        for room in rooms {
+            // Does nothing for a room that is not there.
+            pipeline.cmd("PEXPIRE").arg(self.shared.keys.meta(room)).arg(ttl);
+        }
+        let mut redis = connection.redis.clone();
+        let answer = redis.send_packed_commands(&pipeline, 0, rooms.len()).await;
+        answer.map(drop).map_err(|error| failed(&connection, &error))
     }
 }
 
@@ -182,13 +207,18 @@ impl Broker for Redis {
         async move { inner.positions(&rooms).await }.boxed()
     }
 
+    fn renew(&self, rooms: Vec<Room>) -> BoxFuture<'static, Result<(), ReadError>> {
+        let inner = Arc::clone(&self.0);
+        async move { inner.renew(&rooms).await }.boxed()
+    }
+
     fn health(&self) -> Health {
         let connected = self.0.commands.connected();
         Health {
             kind: "redis",
-            ready: connected.is_some() && self.0.subscriptions.is_connected(),
+            ready: connected.is_some() && self.0.subscriptions.is_connected() && !self.0.hearing.is_deaf(),
             store: connected.map(|connected| connected.store),
-            heard_ms_ago: self.0.subscriptions.heard_ms_ago(),
+            heard_ms_ago: self.0.hearing.heard_ms_ago(),
         }
     }
 }

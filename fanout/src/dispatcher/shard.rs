@@ -16,12 +16,13 @@ use super::{
     catch_up::Turns,
     inbox::{Batch, Inbox},
     member::Member,
-    store::{Answer, Asked, Purpose, Store, retry_delay},
+    store::{Answer, Asked, Purpose, Reason, Store, retry_delay},
+    sweep::Sweep,
 };
 use crate::{
     attachments::{Attachment, AttachmentId},
     broker::{Broker, Page, ReadError},
-    defaults::{POSITIONS_BATCH, UNWANTED_LINGER},
+    defaults::{POSITIONS_BATCH, RENEWAL, UNWANTED_LINGER},
     metrics::Metrics,
     room::{Effect, Effects, LostReason, RoomState},
     routing::{Entry, Routing},
@@ -56,6 +57,10 @@ pub(super) struct RoomData {
     lingering: bool,
     /// When the last attachment left.
     left_at: Instant,
+    /// An announcement came since the sweep last looked.
+    heard: bool,
+    /// When the store last knew that the room is live.
+    renewed: Option<Instant>,
 }
 
 impl RoomData {
@@ -78,10 +83,19 @@ pub(super) struct Shard {
     serial: u64,
     /// Rooms nobody wants any more, by the time they are given up.
     unwanted: VecDeque<(Instant, Room, u64)>,
+    sweep: Sweep,
+    /// Its last question has not been answered.
+    sweeping: bool,
 }
 
 impl Shard {
-    pub(super) fn new(index: usize, broker: Arc<dyn Broker>, inbox: Arc<Inbox>, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        index: usize,
+        broker: Arc<dyn Broker>,
+        inbox: Arc<Inbox>,
+        metrics: Arc<Metrics>,
+        sweep: Sweep,
+    ) -> Self {
         Self {
             index,
             routing: Routing::default(),
@@ -91,6 +105,8 @@ impl Shard {
             inbox,
             serial: 0,
             unwanted: VecDeque::new(),
+            sweep,
+            sweeping: false,
         }
     }
 
@@ -107,6 +123,7 @@ impl Shard {
                 },
                 answer = self.store.answer() => self.answer(answer),
                 () = sleep_until(unwanted.unwrap_or_else(Instant::now)), if unwanted.is_some() => self.give_up(),
+                () = sleep_until(self.sweep.due()) => self.sweep(),
             }
         }
     }
@@ -138,6 +155,7 @@ impl Shard {
 
     fn announced(&mut self, room: &Room, position: &Position, entry: Option<bytes::Bytes>) {
         if let Some(found) = self.routing.get_mut(room) {
+            found.data.heard = true;
             let effects = found.data.state.announced(position, entry);
             self.apply(room, effects);
         }
@@ -162,11 +180,12 @@ impl Shard {
 
     fn wanted(&mut self, attachment: &Arc<Attachment>, wish: Wish) {
         let Wish { room, position, .. } = wish;
-        let (serial, store, metrics) = (&mut self.serial, &self.store, &self.metrics);
+        let (serial, store, metrics, sweep) = (&mut self.serial, &self.store, &self.metrics, &mut self.sweep);
         self.routing.open(&room, || {
             *serial += 1;
             metrics.rooms.inc();
             store.subscribe(&room);
+            sweep.add(room.clone(), *serial);
             RoomData {
                 state: RoomState::default(),
                 phase: Phase::Subscribing,
@@ -174,6 +193,8 @@ impl Shard {
                 catching_up: false,
                 lingering: false,
                 left_at: Instant::now(),
+                heard: false,
+                renewed: None,
             }
         });
         let member = Member::joining(Arc::clone(attachment), position);
@@ -240,13 +261,13 @@ impl Shard {
                 asked.push(entry.data.asked(&room));
             }
         }
-        self.ask_positions(true, asked, Duration::ZERO);
+        self.ask_positions(Reason::Start, asked, Duration::ZERO);
     }
 
-    fn ask_positions(&mut self, start: bool, mut asked: Vec<Asked>, delay: Duration) {
+    fn ask_positions(&mut self, reason: Reason, mut asked: Vec<Asked>, delay: Duration) {
         while !asked.is_empty() {
             let rest = asked.split_off(asked.len().min(POSITIONS_BATCH));
-            self.store.positions(start, std::mem::replace(&mut asked, rest), delay);
+            self.store.positions(reason, std::mem::replace(&mut asked, rest), delay);
         }
     }
 
@@ -262,21 +283,66 @@ impl Shard {
                 Phase::Ready => asked.push(entry.data.asked(&room)),
             }
         }
-        self.ask_positions(false, asked, Duration::ZERO);
+        self.ask_positions(Reason::Reset, asked, Duration::ZERO);
+    }
+
+    /// Compares the rooms whose turn it is and that were silent since their last one.
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        let (mut silent, mut due) = (Vec::new(), Vec::new());
+        for (room, serial) in self.sweep.take(now, &mut rand::rng()) {
+            let Some(entry) = self.routing.get_mut(&room).filter(|entry| entry.data.serial == serial) else { continue };
+            if !std::mem::take(&mut entry.data.heard) && entry.data.phase == Phase::Ready && !self.sweeping {
+                silent.push(entry.data.asked(&room));
+            }
+            // A publication renews by itself.
+            if entry.data.renewed.is_none_or(|at| now - at > RENEWAL) {
+                due.push(entry.data.asked(&room));
+            }
+            self.sweep.add(room, serial);
+        }
+        if !silent.is_empty() {
+            self.sweeping = true;
+            self.metrics.swept.inc_by(silent.len() as u64);
+            self.store.positions(Reason::Sweep, silent, Duration::ZERO);
+        }
+        if !due.is_empty() {
+            // Tried again in the next round if it fails.
+            self.store.renew(due);
+        }
+    }
+
+    fn renewed(&mut self, rooms: &[Asked]) {
+        let now = Instant::now();
+        for asked in rooms {
+            if let Some(entry) = self.same(asked) {
+                entry.data.renewed = Some(now);
+            }
+        }
     }
 
     fn answer(&mut self, answer: Answer) {
         match answer {
-            Answer::Positions { start, rooms, result: Ok(positions) } => {
-                for (asked, position) in rooms.into_iter().zip(positions) {
-                    self.position(start, asked, position);
+            Answer::Positions { reason, rooms, result } => {
+                self.sweeping &= reason != Reason::Sweep;
+                match result {
+                    Ok(positions) => {
+                        for (asked, position) in rooms.into_iter().zip(positions) {
+                            self.position(reason, asked, position);
+                        }
+                    }
+                    // Their turn comes again.
+                    Err(ReadError) if reason == Reason::Sweep => {}
+                    Err(ReadError) => self.ask_positions(reason, rooms, retry_delay()),
                 }
-            }
-            Answer::Positions { start, rooms, result: Err(ReadError) } => {
-                self.ask_positions(start, rooms, retry_delay());
             }
             Answer::Page { purpose, asked, result: Ok(page) } => self.page(purpose, &asked, &page),
             Answer::Page { purpose, asked, result: Err(ReadError) } => self.store.page(purpose, asked, retry_delay()),
+            Answer::Renewed { rooms, result } => {
+                if result.is_ok() {
+                    self.renewed(&rooms);
+                }
+            }
             Answer::Check(asked) => {
                 if let Some(entry) = self.same(&asked) {
                     let effects = entry.data.state.check();
@@ -291,20 +357,19 @@ impl Shard {
         self.routing.get_mut(&asked.room).filter(|entry| entry.data.serial == asked.serial)
     }
 
-    fn position(&mut self, start: bool, asked: Asked, position: Option<Position>) {
+    fn position(&mut self, reason: Reason, asked: Asked, position: Option<Position>) {
         let Some(entry) = self.same(&asked) else { return };
-        match (start, position) {
-            (true, Some(position)) => self.begin(&asked.room, position),
-            (true, None) => self.store.page(Purpose::Start, asked, Duration::ZERO),
-            (false, Some(position)) => {
-                let effects = entry.data.state.compare(&asked.at, &position);
-                self.apply(&asked.room, effects);
-            }
-            (false, None) => {
-                let effects = entry.data.state.check();
-                self.apply(&asked.room, effects);
-            }
+        let effects = match (reason, position) {
+            (Reason::Start, Some(position)) => return self.begin(&asked.room, position),
+            (Reason::Start, None) => return self.store.page(Purpose::Start, asked, Duration::ZERO),
+            (_, Some(position)) => entry.data.state.compare(&asked.at, &position),
+            (_, None) => entry.data.state.check(),
+        };
+        if reason == Reason::Sweep && !effects.is_empty() {
+            self.metrics.sweep_behind.inc();
+            tracing::debug!(room = %asked.room, "the sweep found a room behind");
         }
+        self.apply(&asked.room, effects);
     }
 
     fn page(&mut self, purpose: Purpose, asked: &Asked, page: &Page) {

@@ -35,12 +35,22 @@ pub(super) enum Purpose {
     CatchUp(AttachmentId),
 }
 
+/// Why positions are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// To begin delivery.
+    Start,
+    /// Announcements may have been missed.
+    Reset,
+    /// It was the rooms' turn.
+    Sweep,
+}
+
 /// An answer, or the moment to ask again.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// Positions of rooms that begin, or are compared.
     Positions {
-        start: bool,
+        reason: Reason,
         rooms: Vec<Asked>,
         result: Result<Vec<Option<Position>>, ReadError>,
     },
@@ -51,6 +61,11 @@ pub(super) enum Answer {
     },
     /// Time to check the room.
     Check(Asked),
+    /// These rooms' positions are kept for longer, or not.
+    Renewed {
+        rooms: Vec<Asked>,
+        result: Result<(), ReadError>,
+    },
 }
 
 /// The questions under way.
@@ -81,13 +96,19 @@ impl Store {
         }
     }
 
-    pub(super) fn positions(&mut self, start: bool, rooms: Vec<Asked>, delay: Duration) {
+    pub(super) fn positions(&mut self, reason: Reason, rooms: Vec<Asked>, delay: Duration) {
         let broker = Arc::clone(&self.broker);
         let names = rooms.iter().map(|asked| asked.room.clone()).collect();
         self.ask(delay, async move {
             let result = broker.positions(names).await;
-            Answer::Positions { start, rooms, result }
+            Answer::Positions { reason, rooms, result }
         });
+    }
+
+    pub(super) fn renew(&mut self, rooms: Vec<Asked>) {
+        let names = rooms.iter().map(|asked| asked.room.clone()).collect();
+        let renewal = self.broker.renew(names);
+        self.questions.push(renewal.map(|result| Answer::Renewed { rooms, result }).boxed());
     }
 
     /// Reads a page after the room's `at`; to begin with, only the position.

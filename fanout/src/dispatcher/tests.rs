@@ -42,7 +42,7 @@ impl World {
         let minute = Duration::from_mins(1);
         let keep = Keep { history_size, history_ttl: minute, dedup_window: minute };
         let broker: Arc<dyn Broker> = Arc::new(Memory::new(keep, Clock::system(), Arc::new(dispatcher.clone())));
-        shards.spawn(&broker, &metrics, &lifecycle, &end);
+        shards.spawn(&broker, Duration::from_secs(15), &metrics, &lifecycle, &end);
         let attachments = Attachments::new(dispatcher.clone(), Arc::clone(&metrics));
         Self { lifecycle, end, dispatcher, broker, metrics, attachments }
     }
@@ -55,7 +55,7 @@ impl World {
             key: None,
             key_ttl: None,
             entry: body.clone(),
-            deadline: tokio::time::Instant::now(),
+            deadline: Instant::now(),
         };
         let pending = self.broker.publish(publication).ok()?;
         Some(pending.now_or_never().unwrap().unwrap().position)

@@ -4,11 +4,14 @@
 
 mod api;
 mod contract;
+mod hearing;
 mod link;
 mod memory;
 mod process;
+mod proxy;
 mod redis;
 mod redis_node;
 mod redis_server;
 mod subject;
 mod support;
+mod sweep;

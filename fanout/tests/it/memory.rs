@@ -5,7 +5,7 @@ use std::time::Duration;
 use fanout::broker::ReadFrom;
 use proto::Position;
 
-use crate::subject::{Subject, keep};
+use crate::subject::{Subject, keep, name};
 
 #[tokio::test(start_paused = true)]
 async fn everything_expires_in_its_time() {
@@ -22,5 +22,18 @@ async fn everything_expires_in_its_time() {
     let new = subject.publish("a", "1").await.position;
     assert_eq!(new.seq, 1);
     assert_ne!(new.epoch, position.epoch);
+    subject.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_live_room_is_kept_and_none_is_made() {
+    let subject = Subject::memory(keep());
+    let position = subject.publish("a", "1").await.position;
+    for _ in 0..3 {
+        tokio::time::advance(Duration::from_hours(20)).await;
+        subject.broker.renew(vec![name("a"), name("never")]).await.unwrap();
+    }
+    assert_eq!(subject.read("a", ReadFrom::Oldest).await.position, position);
+    assert_eq!(subject.read("never", ReadFrom::Oldest).await.position, Position::default());
     subject.finish().await;
 }

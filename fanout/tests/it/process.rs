@@ -97,10 +97,10 @@ async fn secrets_in_files_are_watched() {
     let settings = [("API_KEYS_FILE", &*keys), ("LINK_TOKEN_FILE", &*token)];
     let (_child, mut lines, listening) = start(&settings).await;
     let address = |name: &str| listening[name].as_str().unwrap().parse::<SocketAddr>().unwrap();
-    let (api, links) = (address("api"), address("link"));
+    let (api, attach_to) = (address("api"), address("link"));
     let status = async |key: &str| http(api, &format!("GET /v1/status\r\nauthorization: Bearer {key}"), b"").await.0;
     assert_eq!((status("first").await, status("second-s3cret").await), (200, 401));
-    Edge::attach_with(links, 1, Some("t0ken-1")).await.detach();
+    Edge::attach_with(attach_to, 1, Some("t0ken-1")).await.detach();
     // A bad one changes nothing, and is not shown.
     file("keys", "shop:second-s3cret:all");
     file("token", "t0ken-2");
@@ -118,7 +118,7 @@ async fn secrets_in_files_are_watched() {
     }
     assert_eq!((bad, changed), ("API_KEYS".into(), "LINK_TOKEN".into()));
     assert_eq!((status("first").await, status("second-s3cret").await), (200, 401));
-    Edge::attach_with(links, 1, Some("t0ken-2")).await.detach();
+    Edge::attach_with(attach_to, 1, Some("t0ken-2")).await.detach();
     file("keys", "shop:second-s3cret");
     eventually("the new key", async || status("second-s3cret").await == 200).await;
     assert_eq!(status("first").await, 401);

@@ -25,8 +25,10 @@ async fn keys_and_channels_are_named_and_expire_as_written() {
         assert!((seconds - 5..=seconds).contains(&ttl), "{key}: {ttl}");
     }
     subject.subscribe("a{b").await;
-    let channels: Vec<String> = server.ask(&["PUBSUB", "CHANNELS"]).await;
-    assert_eq!(channels, ["rt:0:{a%7Bb}"]);
+    let mut channels: Vec<String> = server.ask(&["PUBSUB", "CHANNELS"]).await;
+    channels.sort();
+    assert!(channels[0].starts_with("rt:0:pulse:"), "{channels:?}");
+    assert_eq!(channels[1..], ["rt:0:{a%7Bb}"]);
     subject.finish().await;
 }
 
@@ -141,7 +143,7 @@ async fn a_restart_is_noticed_and_there_is_one_subscriber_again() {
     assert_ne!(subject.broker.health().store.unwrap(), store, "a wiped store is another store");
     assert_eq!(subject.server().subscribers().await, 1);
     let channels: Vec<String> = subject.server().ask(&["PUBSUB", "CHANNELS"]).await;
-    assert_eq!(channels.len(), 2);
+    assert_eq!(channels.len(), 3, "with the pulse");
     subject.finish().await;
 }
 
@@ -207,7 +209,19 @@ async fn two_nodes_share_a_store() {
     assert_eq!(events.announced().await.position, position);
     end.cancel();
     finish(&lifecycle).await;
-    eventually("one node less", async || subject.server().subscribers().await == 0).await;
+    eventually("one node less", async || subject.server().subscribers().await == 1).await;
     assert!(Duration::from_millis(subject.broker.health().heard_ms_ago) < PATIENCE);
+    subject.finish().await;
+}
+
+#[tokio::test]
+async fn a_live_room_is_kept_and_none_is_made() {
+    let subject = Subject::redis(keep()).await;
+    subject.publish("a", "1").await;
+    let server = subject.server();
+    server.ask::<u64>(&["EXPIRE", "rt:{a}:meta", "5"]).await;
+    subject.broker.renew(vec![name("a"), name("never")]).await.unwrap();
+    assert!(server.ask::<i64>(&["TTL", "rt:{a}:meta"]).await > 24 * 3600);
+    assert_eq!(server.ask::<u64>(&["EXISTS", "rt:{never}:meta"]).await, 0);
     subject.finish().await;
 }

@@ -18,11 +18,15 @@ fn config(server: &RedisServer) -> Config {
     config
 }
 
-async fn ready(node: &Node) {
+pub(crate) async fn ready(node: &Node) {
     eventually("readiness", async || http(node.bound.ops, "GET /readyz", b"").await.0 == 200).await;
 }
 
-async fn publish(publisher: &mut PublisherClient<Channel>, room: &str, body: &str) -> Result<Position, tonic::Status> {
+pub(crate) async fn publish(
+    publisher: &mut PublisherClient<Channel>,
+    room: &str,
+    body: &str,
+) -> Result<Position, tonic::Status> {
     let request = PublishRequest { room: room.into(), body: body.to_owned().into(), ..PublishRequest::default() };
     Ok(soon("a receipt", publisher.publish(request)).await?.into_inner().position.unwrap())
 }

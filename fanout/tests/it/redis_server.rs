@@ -58,7 +58,11 @@ impl RedisServer {
 
     /// Asks it something, over a connection for the purpose.
     pub(crate) async fn ask<T: FromRedisValue>(&self, command: &[&str]) -> T {
-        let mut connection = connect(self.port).await.unwrap();
+        Self::ask_at(self.port, command).await
+    }
+
+    pub(crate) async fn ask_at<T: FromRedisValue>(port: u16, command: &[&str]) -> T {
+        let mut connection = connect(port).await.unwrap();
         redis::cmd(command[0]).arg(&command[1..]).query_async(&mut connection).await.unwrap()
     }
 

@@ -1,12 +1,12 @@
 //! A node in this process, and the ends of it that a test holds.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use fanout::{Bound, config::Config};
 use prost::Message as _;
 use proto::wire::{
-    EdgeBeat, EdgeHello, EdgeMessage, Entry, FanoutHello, FanoutMessage, Interest, Position, RoomInterest,
+    EdgeBeat, EdgeHello, EdgeMessage, Entry, FanoutBeat, FanoutHello, FanoutMessage, Interest, Position, RoomInterest,
     edge_message::Kind, fanout_message::Kind as Out, link_client::LinkClient, publisher_client::PublisherClient,
 };
 use service::Lifecycle;
@@ -17,6 +17,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Streaming, transport::Channel};
 
 /// How long an event may take to come.
@@ -74,6 +75,10 @@ pub(crate) struct Edge {
     pub(crate) hello: FanoutHello,
     say: mpsc::Sender<EdgeMessage>,
     hear: Streaming<FanoutMessage>,
+    /// Messages that came before a beat that was waited for.
+    kept: VecDeque<Out>,
+    /// Ends what beats by itself.
+    alive: Option<DropGuard>,
 }
 
 impl Edge {
@@ -89,7 +94,7 @@ impl Edge {
             request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
         }
         let hear = soon("the stream", client.attach(request)).await.unwrap().into_inner();
-        let mut edge = Self { hello: FanoutHello::default(), say, hear };
+        let mut edge = Self { hello: FanoutHello::default(), say, hear, kept: VecDeque::new(), alive: None };
         let hello = EdgeHello { version, edge: "test".into(), boot: 1 };
         edge.send(Kind::Hello(hello)).await;
         edge.hello = match edge.next().await {
@@ -105,6 +110,19 @@ impl Edge {
 
     pub(crate) async fn beat(&self) {
         self.send(Kind::Beat(EdgeBeat { number: 1 })).await;
+    }
+
+    /// Beats by itself from now on, whatever the test does.
+    pub(crate) fn keep_alive(&mut self, lifecycle: &Lifecycle) {
+        let (say, end) = (self.say.clone(), CancellationToken::new());
+        self.alive = Some(end.clone().drop_guard());
+        let beats = async move {
+            loop {
+                let _ = say.try_send(EdgeMessage { kind: Some(Kind::Beat(EdgeBeat { number: 1 })) });
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        };
+        lifecycle.spawn(end.run_until_cancelled_owned(beats));
     }
 
     pub(crate) async fn want(&self, room: &str, position: Option<(&str, u64)>) {
@@ -123,7 +141,24 @@ impl Edge {
         self.result().await.unwrap()
     }
 
+    /// The next beat; what comes before it is kept.
+    pub(crate) async fn heard_beat(&mut self) -> FanoutBeat {
+        soon("a beat", async {
+            loop {
+                self.beat().await;
+                match self.hear.message().await.unwrap().unwrap().kind.unwrap() {
+                    Out::Beat(beat) => return beat,
+                    other => self.kept.push_back(other),
+                }
+            }
+        })
+        .await
+    }
+
     pub(crate) async fn result(&mut self) -> Result<Option<Out>, tonic::Status> {
+        if let Some(kept) = self.kept.pop_front() {
+            return Ok(Some(kept));
+        }
         soon("a message", async {
             loop {
                 let _ = self.say.try_send(EdgeMessage { kind: Some(Kind::Beat(EdgeBeat { number: 1 })) });

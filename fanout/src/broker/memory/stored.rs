@@ -64,6 +64,14 @@ impl Stored {
         self.position.clone()
     }
 
+    /// Keeps the position, if there is one, as long again as a publication would.
+    pub(super) fn renew(&mut self, keep: &Keep, now: Instant) {
+        self.forget(now);
+        if self.meta_until.is_some() {
+            self.meta_until = Some(now + keep.meta_ttl());
+        }
+    }
+
     pub(super) fn read(&mut self, from: &ReadFrom, limit: PageLimit, now: Instant) -> Page {
         self.forget(now);
         let end = self.position.seq;

@@ -1,22 +1,24 @@
-//! The command connection under its supervisor: connect, load the scripts, learn who the store is; watch it; again.
+//! The command connection under its supervisor: connect, load the scripts, learn who the store is; send the pulse over
+//! it, which also shows whether it works; again.
 
 use std::{sync::Arc, time::Duration};
 
-use redis::{ErrorKind, RedisError, RedisResult, aio::MultiplexedConnection};
+use redis::{RedisError, RedisResult, aio::MultiplexedConnection};
 use service::{Backoff, Lifecycle};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     RedisSettings,
-    connect::{Connection, Drivers, connect},
-    keys::Keys,
+    connect::{Connection, Drivers, connect, lost},
+    hearing::Hearing,
+    publish::Shared,
     script::Scripts,
 };
-use crate::{defaults::RETRY, metrics::Metrics};
+use crate::defaults::RETRY;
 
-/// How often the connection is tried.
-const PING_PERIOD: Duration = Duration::from_secs(1);
+/// How often the pulse is sent.
+const PULSE_PERIOD: Duration = Duration::from_secs(1);
 
 /// A connection at work, and the store behind it.
 #[derive(Debug, Clone)]
@@ -33,18 +35,26 @@ impl Commands {
     /// Starts the supervisor, which ends with the token.
     pub(super) fn spawn(
         settings: RedisSettings,
-        keys: Keys,
-        metrics: Arc<Metrics>,
+        shared: Arc<Shared>,
+        hearing: Arc<Hearing>,
         lifecycle: &Lifecycle,
         end: CancellationToken,
     ) -> Self {
         let (sender, receiver) = watch::channel(None);
         let drivers = Drivers { lifecycle: lifecycle.clone(), end };
+        let supervisor = Supervisor { settings, shared, hearing, sender };
         lifecycle.spawn_vital(async move {
-            let supervisor = supervise(&settings, &keys, &metrics, &drivers, &sender);
-            drivers.end.run_until_cancelled(supervisor).await;
+            drivers.end.run_until_cancelled(supervisor.run(&drivers)).await;
         });
         Self(receiver)
+    }
+
+    /// Resolves when there is another connection, or none any more, or it is known to be another store's.
+    pub(super) async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            // The supervisor is gone, and with it soon all else.
+            std::future::pending::<()>().await;
+        }
     }
 
     pub(super) fn connected(&self) -> Option<Connected> {
@@ -56,53 +66,104 @@ impl Commands {
     }
 }
 
-async fn supervise(
-    settings: &RedisSettings,
-    keys: &Keys,
-    metrics: &Metrics,
-    drivers: &Drivers,
-    sender: &watch::Sender<Option<Connected>>,
-) {
-    let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-    let mut failing = false;
-    loop {
-        let error = match prepare(settings, keys, drivers).await {
-            Ok(connected) => {
-                metrics.reconnected_commands.inc();
-                tracing::info!(redis = %settings.address, store = &*connected.store, "connected for commands");
-                backoff.reset();
-                failing = false;
-                let connection = connected.connection.clone();
-                sender.send_replace(Some(connected));
-                let error = watch(&connection).await;
-                connection.cut();
-                sender.send_replace(None);
-                error
-            }
-            Err(error) => error,
-        };
-        if drivers.end.is_cancelled() {
-            return;
-        }
-        if !std::mem::replace(&mut failing, true) {
-            tracing::warn!(redis = %settings.address, %error, "no connection for commands: trying until there is");
-        }
-        let delay = backoff.next_delay(&mut rand::rng());
-        tokio::time::sleep(delay).await;
-    }
+#[derive(Debug)]
+struct Supervisor {
+    settings: RedisSettings,
+    shared: Arc<Shared>,
+    hearing: Arc<Hearing>,
+    sender: watch::Sender<Option<Connected>>,
 }
 
-async fn prepare(settings: &RedisSettings, keys: &Keys, drivers: &Drivers) -> RedisResult<Connected> {
-    let connection = connect(settings, None, drivers).await?;
-    let mut redis = connection.redis.clone();
-    let _: Vec<String> = Scripts::load().query_async(&mut redis).await?;
-    let mine = format!("redis-{:016x}", rand::random::<u64>());
-    let mut identity = redis::pipe();
-    identity.cmd("SET").arg(keys.identity()).arg(mine).arg("NX").ignore();
-    identity.cmd("GET").arg(keys.identity());
-    let (store,): (String,) = identity.query_async(&mut redis).await?;
-    warn_of_eviction(redis).await;
-    Ok(Connected { connection, store: store.into() })
+impl Supervisor {
+    async fn run(&self, drivers: &Drivers) {
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let mut failing = false;
+        loop {
+            let error = match self.prepare(drivers).await {
+                Ok(connected) => {
+                    self.shared.metrics.reconnected_commands.inc();
+                    tracing::info!(redis = %self.settings.address, store = &*connected.store, "connected for commands");
+                    backoff.reset();
+                    failing = false;
+                    let connection = connected.connection.clone();
+                    self.sender.send_replace(Some(connected));
+                    let error = self.pulse(&connection).await;
+                    connection.cut();
+                    self.sender.send_replace(None);
+                    error
+                }
+                Err(error) => error,
+            };
+            if drivers.end.is_cancelled() {
+                return;
+            }
+            if !std::mem::replace(&mut failing, true) {
+                tracing::warn!(redis = %self.settings.address, %error, "no connection for commands: trying until there is");
+            }
+            let delay = backoff.next_delay(&mut rand::rng());
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    async fn prepare(&self, drivers: &Drivers) -> RedisResult<Connected> {
+        let connection = connect(&self.settings, None, drivers).await?;
+        let mut redis = connection.redis.clone();
+        let _: Vec<String> = Scripts::load().query_async(&mut redis).await?;
+        let store = self.identify(redis.clone()).await?;
+        warn_of_eviction(redis).await;
+        Ok(Connected { connection, store })
+    }
+
+    /// Who the store is; it is named here if it has no name yet.
+    async fn identify(&self, mut redis: MultiplexedConnection) -> RedisResult<Arc<str>> {
+        let mine = format!("redis-{:016x}", rand::random::<u64>());
+        let key = self.shared.keys.identity();
+        let mut identity = redis::pipe();
+        identity.cmd("SET").arg(&key).arg(mine).arg("NX").ignore();
+        identity.cmd("GET").arg(&key);
+        let (store,): (String,) = identity.query_async(&mut redis).await?;
+        Ok(store.into())
+    }
+
+    /// Sends the pulse until the connection is of no use any more.
+    async fn pulse(&self, connection: &Connection) -> RedisError {
+        loop {
+            if let Err(error) = self.beat(connection).await {
+                return error;
+            }
+            tokio::select! {
+                () = connection.dead() => return lost(),
+                () = self.hearing.wants_pulse() => {}
+                () = tokio::time::sleep(PULSE_PERIOD) => {}
+            }
+        }
+    }
+
+    async fn beat(&self, connection: &Connection) -> RedisResult<()> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("PUBLISH").arg(&self.shared.pulse).arg("").ignore();
+        pipeline.cmd("GET").arg(self.shared.keys.identity());
+        let mut redis = connection.redis.clone();
+        let (store,): (Option<String>,) = pipeline.query_async(&mut redis).await?;
+        self.hearing.pulsed();
+        let known = self.sender.borrow().as_ref().map(|connected| Arc::clone(&connected.store));
+        if store.as_deref() == known.as_deref() {
+            return Ok(());
+        }
+        // Wiped, or replaced behind our back. While it cannot be written, it keeps the name that we know.
+        match self.identify(redis).await {
+            Ok(store) => {
+                tracing::warn!(store = &*store, before = known.as_deref(), "Redis has become another store");
+                self.sender.send_modify(|connected| {
+                    if let Some(connected) = connected {
+                        connected.store = store;
+                    }
+                });
+            }
+            Err(error) => tracing::debug!(%error, "name the store"),
+        }
+        Ok(())
+    }
 }
 
 /// A store that evicts keys loses histories and positions as it likes.
@@ -112,18 +173,5 @@ async fn warn_of_eviction(mut redis: MultiplexedConnection) {
         && policy != "noeviction"
     {
         tracing::warn!(policy, "Redis may evict rooms: set maxmemory-policy to noeviction");
-    }
-}
-
-/// Returns once the connection is of no use any more.
-async fn watch(connection: &Connection) -> RedisError {
-    loop {
-        tokio::select! {
-            () = connection.dead() => return RedisError::from((ErrorKind::Io, "the connection was lost")),
-            () = tokio::time::sleep(PING_PERIOD) => {}
-        }
-        if let Err(error) = connection.ping().await {
-            return error;
-        }
     }
 }

@@ -52,11 +52,28 @@ impl Connection {
         self.dead.cancel();
     }
 
+    /// The server's replication ID.
+    pub(super) async fn replid(&self) -> RedisResult<String> {
+        let mut redis = self.redis.clone();
+        let info: String = redis::cmd("INFO").arg("replication").query_async(&mut redis).await?;
+        let unknown = || RedisError::from((ErrorKind::UnexpectedReturnType, "INFO tells no replication ID"));
+        replid(&info).map(str::to_owned).ok_or_else(unknown)
+    }
+
     /// Whether the server answers.
     pub(super) async fn ping(&self) -> RedisResult<()> {
         let mut redis = self.redis.clone();
         redis::cmd("PING").query_async(&mut redis).await
     }
+}
+
+/// The replication ID in what `INFO replication` says.
+pub(super) fn replid(info: &str) -> Option<&str> {
+    info.lines().find_map(|line| line.strip_prefix("master_replid:"))
+}
+
+pub(super) fn lost() -> RedisError {
+    RedisError::from((ErrorKind::Io, "the connection was lost"))
 }
 
 /// Where connections' drivers run, and the token that ends them all.

@@ -46,6 +46,11 @@ impl Keys {
         format!("{}:identity", self.prefix)
     }
 
+    /// Where a node, at this start of it, sends its pulse.
+    pub(super) fn pulse(&self, boot: u64) -> String {
+        format!("{}:{}:pulse:{boot:016x}", self.prefix, self.db)
+    }
+
     /// The room that is announced on a channel; `None` if it is none of ours.
     pub(super) fn room_of(&self, channel: &str) -> Option<Room> {
         let rest = channel.strip_prefix(&self.prefix)?.strip_prefix(':')?;
@@ -86,7 +91,8 @@ mod tests {
         assert_eq!(keys().history(&room), "rt:{a%7Bb%7D%25c}:history");
         assert_eq!(keys().key(&room, "a:b%", &key), "rt:{a%7Bb%7D%25c}:key:a%3Ab%25:k:1");
         assert_eq!(keys().channel(&room), "rt:3:{a%7Bb%7D%25c}");
-        for foreign in ["rt:2:{a}", "xx:3:{a}", "rt:3:{a", "rt:3:{}", "rt:{a}:meta"] {
+        assert_eq!(keys().pulse(255), "rt:3:pulse:00000000000000ff");
+        for foreign in ["rt:3:pulse:ff", "rt:2:{a}", "xx:3:{a}", "rt:3:{a", "rt:3:{}", "rt:{a}:meta"] {
             assert_eq!(keys().room_of(foreign), None, "{foreign}");
         }
     }

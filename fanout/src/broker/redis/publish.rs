@@ -63,6 +63,8 @@ pub(super) struct Job {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) keys: Keys,
+    /// The channel of this node's pulse.
+    pub(super) pulse: String,
     pub(super) keep: Keep,
     pub(super) scripts: Scripts,
     pub(super) events: Arc<dyn Events>,
@@ -79,7 +81,8 @@ impl Shared {
     pub(super) fn new(keys: Keys, keep: Keep, events: Arc<dyn Events>, metrics: Arc<Metrics>) -> Self {
         let (items, bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let (scripts, floor, receipts) = (Scripts::new(), AtomicU64::new(0), Mutex::default());
-        Self { keys, keep, scripts, events, metrics, floor, items, bytes, receipts }
+        let pulse = keys.pulse(rand::random());
+        Self { keys, pulse, keep, scripts, events, metrics, floor, items, bytes, receipts }
     }
 
     pub(super) fn floor(&self) -> u64 {

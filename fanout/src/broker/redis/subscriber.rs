@@ -1,10 +1,11 @@
 //! Subscriptions, on a connection of their own under one supervisor: connect, subscribe everything wanted, say that
-//! announcements may have been missed; keep in step with what is wanted; find a dead connection by pings; again.
+//! announcements may have been missed; keep in step with what is wanted; find a dead connection by pings, and a deaf one by
+//! the pulse; again.
 
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -13,14 +14,16 @@ use ahash::RandomState;
 use bytes::Bytes;
 use hashbrown::HashSet;
 use proto::{Position, Room};
-use redis::{ErrorKind, PushInfo, PushKind, RedisError, RedisResult, Value};
+use redis::{PushInfo, PushKind, RedisError, RedisResult, Value};
 use service::{Backoff, Lifecycle};
-use tokio::{sync::Notify, time::Instant};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     RedisSettings,
-    connect::{Connection, Drivers, OnPush, connect},
+    commands::Commands,
+    connect::{Connection, Drivers, OnPush, connect, lost},
+    hearing::Hearing,
     publish::Shared,
 };
 use crate::{broker::Announcement, defaults::RETRY};
@@ -37,9 +40,6 @@ pub(super) struct Subscriptions {
     wanted: Mutex<Wanted>,
     changed: Notify,
     connected: AtomicBool,
-    start: Instant,
-    /// Milliseconds after the start.
-    heard: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -51,13 +51,7 @@ struct Wanted {
 
 impl Subscriptions {
     pub(super) fn new() -> Self {
-        Self {
-            wanted: Mutex::default(),
-            changed: Notify::new(),
-            connected: AtomicBool::new(false),
-            start: Instant::now(),
-            heard: AtomicU64::new(0),
-        }
+        Self { wanted: Mutex::default(), changed: Notify::new(), connected: AtomicBool::new(false) }
     }
 
     pub(super) fn set(&self, room: &Room, wanted: bool) {
@@ -74,19 +68,6 @@ impl Subscriptions {
 
     pub(super) fn is_connected(&self) -> bool {
         self.connected.load(Ordering::Relaxed)
-    }
-
-    /// Age of the last answer on the connection.
-    pub(super) fn heard_ms_ago(&self) -> u64 {
-        self.now().saturating_sub(self.heard.load(Ordering::Relaxed))
-    }
-
-    fn hear(&self) {
-        self.heard.store(self.now(), Ordering::Relaxed);
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn lock(&self) -> MutexGuard<'_, Wanted> {
@@ -114,22 +95,35 @@ pub(super) struct Subscriber {
     pub(super) settings: RedisSettings,
     pub(super) shared: Arc<Shared>,
     pub(super) subscriptions: Arc<Subscriptions>,
+    pub(super) hearing: Arc<Hearing>,
+    pub(super) commands: Commands,
+}
+
+/// Why there are no subscriptions, or no longer.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error(transparent)]
+    Connection(#[from] RedisError),
+    #[error("it hears no pulse of this node")]
+    Deaf,
+    #[error("it is not on the server that commands go to")]
+    Elsewhere,
 }
 
 impl Subscriber {
     /// Starts it; it ends with the token.
-    pub(super) fn spawn(self, lifecycle: &Lifecycle, end: CancellationToken) {
+    pub(super) fn spawn(mut self, lifecycle: &Lifecycle, end: CancellationToken) {
         let drivers = Drivers { lifecycle: lifecycle.clone(), end };
         lifecycle.spawn_vital(async move {
             drivers.end.run_until_cancelled(self.supervise(&drivers)).await;
         });
     }
 
-    async fn supervise(&self, drivers: &Drivers) {
+    async fn supervise(&mut self, drivers: &Drivers) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut failing = false;
         loop {
-            let error = match self.subscribe_all(drivers).await {
+            let lost = match self.subscribe_all(drivers).await {
                 Ok(connection) => {
                     self.shared.metrics.reconnected_subscriber.inc();
                     tracing::info!(redis = %self.settings.address, "subscribed");
@@ -137,17 +131,23 @@ impl Subscriber {
                     failing = false;
                     self.subscriptions.connected.store(true, Ordering::Relaxed);
                     self.shared.events.reset();
-                    let error = self.follow(&connection).await;
+                    let lost = self.follow(&connection).await;
                     self.subscriptions.connected.store(false, Ordering::Relaxed);
                     connection.cut();
-                    error
+                    lost
                 }
-                Err(error) => error,
+                Err(lost) => lost,
             };
             if drivers.end.is_cancelled() {
                 return;
             }
+            match lost {
+                Lost::Connection(_) => self.shared.metrics.subscriber_lost.inc(),
+                Lost::Deaf => self.shared.metrics.subscriber_deaf.inc(),
+                Lost::Elsewhere => self.shared.metrics.subscriber_elsewhere.inc(),
+            };
             if !std::mem::replace(&mut failing, true) {
+                let error = lost;
                 tracing::warn!(redis = %self.settings.address, %error, "no subscriptions: trying until there are");
             }
             let delay = backoff.next_delay(&mut rand::rng());
@@ -155,28 +155,48 @@ impl Subscriber {
         }
     }
 
-    async fn subscribe_all(&self, drivers: &Drivers) -> RedisResult<Connection> {
-        let shared = Arc::clone(&self.shared);
-        let on_push: OnPush = Arc::new(move |push| heard(push, &shared));
+    async fn subscribe_all(&self, drivers: &Drivers) -> Result<Connection, Lost> {
+        let (shared, hearing) = (Arc::clone(&self.shared), Arc::clone(&self.hearing));
+        let on_push: OnPush = Arc::new(move |push| heard(push, &shared, &hearing));
         let connection = connect(&self.settings, Some(on_push), drivers).await?;
+        self.check_server(&connection).await?;
+        connection.redis.clone().subscribe(&self.shared.pulse).await?;
         self.subscribe(&connection, &self.subscriptions.all()).await?;
+        self.hearing.listens();
         Ok(connection)
     }
 
+    /// What is announced on one server is not heard on another. Without a connection for commands there is nothing to
+    /// compare with, and nothing is announced; it is compared when there is one.
+    async fn check_server(&self, connection: &Connection) -> Result<(), Lost> {
+        let Some(commands) = self.commands.connection() else { return Ok(()) };
+        let here = connection.replid().await?;
+        // Without an answer there the pulse will tell.
+        match commands.replid().await {
+            Ok(there) if there != here => Err(Lost::Elsewhere),
+            _ => Ok(()),
+        }
+    }
+
     /// Keeps the subscriptions in step until the connection is of no use any more.
-    async fn follow(&self, connection: &Connection) -> RedisError {
+    async fn follow(&mut self, connection: &Connection) -> Lost {
         let mut ping = tokio::time::interval(PING_PERIOD);
         loop {
             let result = tokio::select! {
-                () = connection.dead() => Err(RedisError::from((ErrorKind::Io, "the connection was lost"))),
-                _ = ping.tick() => connection.ping().await,
-                () = self.subscriptions.changed.notified() => self.keep_in_step(connection).await,
+                () = connection.dead() => Err(lost().into()),
+                _ = ping.tick() => self.try_out(connection).await,
+                () = self.subscriptions.changed.notified() => self.keep_in_step(connection).await.map_err(Lost::from),
+                () = self.commands.changed() => self.check_server(connection).await,
             };
-            match result {
-                Ok(()) => self.subscriptions.hear(),
-                Err(error) => return error,
+            if let Err(lost) = result {
+                return lost;
             }
         }
+    }
+
+    async fn try_out(&self, connection: &Connection) -> Result<(), Lost> {
+        connection.ping().await?;
+        if self.hearing.is_deaf() { Err(Lost::Deaf) } else { Ok(()) }
     }
 
     async fn keep_in_step(&self, connection: &Connection) -> RedisResult<()> {
@@ -204,11 +224,13 @@ impl Subscriber {
 }
 
 /// Takes a push, in the connection's driver: parses it and hands it over.
-fn heard(push: PushInfo, shared: &Shared) {
+fn heard(push: PushInfo, shared: &Shared, hearing: &Hearing) {
     if push.kind != PushKind::Message {
         return;
     }
-    if let Some(announcement) = announcement(push, shared) {
+    if matches!(push.data.first(), Some(Value::BulkString(channel)) if *channel == shared.pulse.as_bytes()) {
+        hearing.heard();
+    } else if let Some(announcement) = announcement(push, shared) {
         shared.seen(&announcement.position);
         shared.events.announced(announcement);
     } else {
