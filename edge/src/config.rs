@@ -294,6 +294,7 @@ impl Config {
             max_message_bytes: self.flags.max_message_bytes,
             session: session::Settings {
                 max_rooms: self.flags.max_rooms_per_connection,
+                publish_timeout: self.flags.publish_timeout,
                 rate: self.flags.client_rate,
                 burst: self.flags.client_burst,
             },
@@ -314,7 +315,6 @@ impl Config {
         upstream::Settings {
             discovery: self.flags.fanout_addr.clone(),
             link_token: self.secrets.link_token.clone(),
-            publish_timeout: self.flags.publish_timeout,
             name: format!("edge-{boot:016x}"),
             boot,
         }

@@ -61,11 +61,17 @@ impl fmt::Debug for PlacedLink {
 #[derive(Debug, Clone, Default)]
 pub struct Placement {
     links: Vec<PlacedLink>,
+    still: bool,
 }
 
 impl Placement {
-    pub fn new(links: Vec<PlacedLink>) -> Self {
-        Self { links }
+    /// `still`: a room whose link is up stays there, whatever its weight.
+    pub fn new(links: Vec<PlacedLink>, still: bool) -> Self {
+        Self { links, still }
+    }
+
+    pub fn is_still(&self) -> bool {
+        self.still
     }
 
     /// The link that serves the room: highest random weight over the eligible links, so that each node's coming or
@@ -91,7 +97,7 @@ mod tests {
         let link = |(index, address): (usize, &&str)| {
             PlacedLink::new(LinkId(index as u64), address, Arc::default(), Arc::default(), true)
         };
-        Placement::new(addresses.iter().enumerate().map(link).collect())
+        Placement::new(addresses.iter().enumerate().map(link).collect(), false)
     }
 
     fn shares(placement: &Placement, rooms: usize) -> Vec<LinkId> {
@@ -123,7 +129,7 @@ mod tests {
     #[test]
     fn links_that_are_not_eligible_get_no_rooms() {
         let link = PlacedLink::new(LinkId(1), "a:1", Arc::default(), Arc::default(), false);
-        let placement = Placement::new(vec![link]);
+        let placement = Placement::new(vec![link], false);
         assert!(placement.place("room").is_none());
         assert!(placement.get(LinkId(1)).is_some());
     }

@@ -34,6 +34,7 @@ pub struct Metrics {
     pub link_inflight_full: Counter,
     pub session_full: Counter,
     pub links: Gauge,
+    pub stores: Gauge,
     pub link_attempts: Counter,
     pub link_losses: Counter,
     pub link_unknown_messages: Counter,
@@ -66,6 +67,8 @@ struct OutcomeLabel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Outcome {
     Stored,
+    /// Not yet: it goes over another link.
+    Repeated,
     Refused,
     Unavailable,
     Unknown,
@@ -107,6 +110,7 @@ impl Metrics {
             link_inflight_full: full("link_inflight", "unavailable"),
             session_full: full("session", "rate_limited"),
             links: add(r, "links", "Links that are up"),
+            stores: add(r, "stores", "Different stores that the nodes name; should be 1"),
             link_attempts: add(r, "link_attempts", "Attempts to make a link"),
             link_losses: add(r, "link_losses", "Links lost"),
             link_unknown_messages: add(r, "link_unknown_messages", "Messages of links that were not understood"),

@@ -100,6 +100,8 @@ fn readiness(lifecycle: &Lifecycle, upstream: Upstream, connections: Arc<Connect
             Err("draining".to_owned())
         } else if !upstream.ever_linked() {
             Err("no link to a fanout node yet".to_owned())
+        } else if !upstream.has_one_store() {
+            Err("fanout nodes do not share one store".to_owned())
         } else if connections.is_full() {
             Err("MAX_CONNECTIONS reached".to_owned())
         } else {

@@ -5,6 +5,7 @@
 //! backend, the hub or a `leave` is *busy* and keeps its later requests in a queue; all queues of a session share a limit.
 
 mod automatic;
+mod broadcasts;
 mod limits;
 mod rate;
 mod rooms;
@@ -19,18 +20,20 @@ use tokio::time::Instant;
 use crate::{
     authorize::{Admission, Decision},
     close::CloseReason,
+    interest::LinkId,
     protocol::{
         ClientMessage, ErrorCode, Malformed, Request, ServerMessage, Since,
         server::{Ack, Left},
     },
 };
 pub use automatic::{AutomaticRoom, AutomaticRooms};
+pub use broadcasts::Forward;
 pub use limits::Settings;
 use limits::{Charge, Limits};
 use rate::Verdict;
 use rooms::{Busy, Membership, RoomState, Rooms, Step, Waiting};
 
-/// Requests of one connection that wait for a busy room, all rooms together.
+/// Requests of one connection that wait for a busy room, or for a receipt, all rooms together.
 const MAX_WAITING: usize = 256;
 
 /// Distinguishes a room's operations, so that the result of a cancelled one is not taken for its successor's.
@@ -68,9 +71,7 @@ pub enum Action {
     /// Forward a broadcast; answer by [`Session::receipt`].
     Publish {
         room: Room,
-        id: Id,
-        body: Box<str>,
-        key: Option<Key>,
+        forward: Forward,
     },
     /// Verify a newer token.
     Authenticate {
@@ -92,7 +93,16 @@ pub enum JoinOutcome {
 }
 
 /// How a broadcast ended.
-pub type Receipt = Result<Stored, (ErrorCode, String)>;
+pub type Receipt = Result<Stored, Failure>;
+
+/// Why a broadcast has no place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub code: ErrorCode,
+    pub text: String,
+    /// The link it went over, or was to go over, was lost: to be repeated over another.
+    pub again: bool,
+}
 
 /// A broadcast has its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,15 +120,26 @@ pub struct Session {
     limits: Limits,
     waiting: usize,
     next_op: OpId,
+    /// The connection's id, unique among those of all edges.
+    connection: Box<str>,
+    /// When the request being handled came.
+    now: Instant,
     /// Counts requests refused because too many wait.
     full: Counter,
 }
 
 impl Session {
-    pub fn new(automatic: Vec<AutomaticRoom>, settings: Settings, full: Counter, now: Instant) -> Self {
+    /// `connection`: its id, unique among those of all edges.
+    pub fn new(
+        connection: &str,
+        automatic: Vec<AutomaticRoom>,
+        settings: Settings,
+        full: Counter,
+        now: Instant,
+    ) -> Self {
         let limits = Limits::new(&settings, automatic.len(), now);
-        let automatic = automatic.into();
-        Self { rooms: Rooms::default(), automatic, settings, limits, waiting: 0, next_op: 0, full }
+        let (rooms, automatic, connection) = (Rooms::default(), automatic.into(), connection.into());
+        Self { rooms, automatic, settings, limits, waiting: 0, next_op: 0, connection, now, full }
     }
 
     /// Joins the automatic rooms, each answered by a `joined` of its own, without an id.
@@ -130,6 +151,7 @@ impl Session {
 
     /// One understood message.
     pub fn request(&mut self, request: Request, now: Instant, actions: &mut Vec<Action>) {
+        self.now = now;
         self.limits.understood();
         let Request { id, message } = request;
         let charge = if matches!(message, ClientMessage::Join { .. }) { Charge::Join } else { Charge::Message };
@@ -228,16 +250,30 @@ impl Session {
         self.resume(room, actions);
     }
 
-    /// The answer to [`Action::Publish`].
-    pub fn receipt(id: Option<&str>, room: &Room, receipt: &Receipt, actions: &mut Vec<Action>) {
-        match (receipt, id) {
-            (Ok(Stored { position, duplicate }), Some(id)) => {
-                let ack = Ack { room, epoch: &position.epoch, seq: position.seq, duplicate: *duplicate };
-                actions.push(Action::Send(ServerMessage::Ack { id, payload: ack }.frame()));
-            }
-            (Ok(_), None) => {}
-            (Err((code, text)), id) => actions.push(error(id, *code, text, Some(room))),
+    /// What [`Action::Publish`] forwarded went over this link; its receipt is to come.
+    pub fn sent(&mut self, room: &Room, via: LinkId) {
+        if let Some(broadcasts) = self.rooms.broadcasts(room) {
+            broadcasts.sent(via);
         }
+    }
+
+    /// The answer to [`Action::Publish`].
+    pub fn receipt(&mut self, op: OpId, room: &Room, receipt: Receipt, now: Instant, actions: &mut Vec<Action>) {
+        let Some(broadcasts) = self.rooms.broadcasts(room) else { return };
+        let (answers, next) = broadcasts.receipt(op, receipt, now);
+        self.waiting -= answers.len();
+        for (id, receipt) in answers {
+            match (receipt, id.as_deref()) {
+                (Ok(Stored { position, duplicate }), Some(id)) => {
+                    let ack = Ack { room, epoch: &position.epoch, seq: position.seq, duplicate };
+                    actions.push(Action::Send(ServerMessage::Ack { id, payload: ack }.frame()));
+                }
+                (Ok(_), None) => {}
+                (Err(failure), id) => actions.push(error(id, failure.code, &failure.text, Some(room))),
+            }
+        }
+        actions.extend(next.map(|forward| Action::Publish { room: room.clone(), forward }));
+        self.rooms.forget_if_idle(room);
     }
 
     /// Rooms the client is a member of, or waits for.
@@ -254,9 +290,7 @@ impl Session {
             busy.queue.push_back(request);
             self.waiting += 1;
         } else {
-            self.full.inc();
-            let text = "too many requests wait for this room";
-            actions.push(error(request.id(), ErrorCode::RateLimited, text, Some(&room)));
+            self.refuse(request.id(), &room, actions);
         }
     }
 
@@ -265,7 +299,7 @@ impl Session {
             Waiting::Leave { id } => self.leave(&room, id, actions),
             Waiting::Join { id, since, grant } => self.join(room, id, since, grant, actions),
             Waiting::Broadcast { id, body, key } => match self.rooms.membership(&room) {
-                Some(Membership { publish: true }) => actions.push(Action::Publish { room, id, body, key }),
+                Some(Membership { publish: true }) => self.broadcast(room, id, &body, key, actions),
                 Some(_) => {
                     let text = format!("you may only listen in {room}");
                     actions.push(error(id.as_deref(), ErrorCode::NotAuthorized, &text, Some(&room)));
@@ -276,6 +310,30 @@ impl Session {
                 }
             },
         }
+    }
+
+    fn broadcast(&mut self, room: Room, id: Id, body: &str, key: Option<Key>, actions: &mut Vec<Action>) {
+        if self.waiting >= MAX_WAITING {
+            self.refuse(id.as_deref(), &room, actions);
+            return;
+        }
+        self.next_op = self.next_op.wrapping_add(1);
+        let op = self.next_op;
+        // Ours is unique among all connections, and much shorter than a key may be.
+        let ours = || Key::try_new(&format!("{}-{op}", self.connection)).ok().flatten();
+        let key_is_ours = key.is_none();
+        let Some(key) = key.or_else(ours) else { return };
+        let deadline = self.now + self.settings.publish_timeout;
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let forward = Forward { op, body, key, key_is_ours, deadline, alone: false, via: None };
+        self.waiting += 1;
+        let forward = self.rooms.broadcasts_or_new(&room).push(id, forward);
+        actions.extend(forward.map(|forward| Action::Publish { room, forward }));
+    }
+
+    fn refuse(&mut self, id: Option<&str>, room: &Room, actions: &mut Vec<Action>) {
+        self.full.inc();
+        actions.push(error(id, ErrorCode::RateLimited, "too many requests wait for an answer", Some(room)));
     }
 
     fn join(&mut self, room: Room, id: Id, since: Option<Since>, grant: Option<Box<str>>, actions: &mut Vec<Action>) {

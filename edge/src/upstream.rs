@@ -6,6 +6,7 @@
 
 pub mod discovery;
 mod link;
+mod one_store;
 mod publishes;
 mod routes;
 
@@ -17,11 +18,11 @@ use std::{
     time::Duration,
 };
 
-use proto::{Key, Room};
+use proto::Room;
 use service::{Lifecycle, settings::Secret};
 use tokio::{
-    sync::{mpsc, watch},
-    time::timeout,
+    sync::{mpsc, oneshot, watch},
+    time::{sleep, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -29,13 +30,18 @@ use crate::{
     auth::UserId,
     connections::Connections,
     hub::Hub,
+    interest::LinkId,
     metrics::{Metrics, Outcome},
     protocol::ErrorCode,
-    session::Receipt,
+    session::{Failure, Forward, Receipt},
 };
 use discovery::Discovery;
+use one_store::OneStore;
 use publishes::Broadcast;
 use routes::Routes;
+
+/// Between the failure of a broadcast and its repeat.
+const REPEAT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The handle to the fanout tier. Cloning shares it.
 #[derive(Debug, Clone)]
@@ -49,6 +55,7 @@ struct Shared {
     routes: watch::Sender<Arc<Routes>>,
     ever_linked: AtomicBool,
     dedup_ms: AtomicU64,
+    one_store: OneStore,
     next_link: AtomicU64,
     metrics: Arc<Metrics>,
 }
@@ -59,7 +66,6 @@ pub struct Settings {
     pub discovery: Discovery,
     /// Proves the edge to the nodes.
     pub link_token: Option<Secret>,
-    pub publish_timeout: Duration,
     /// The edge's name, for the nodes' logs and status.
     pub name: String,
     /// Random per start.
@@ -74,6 +80,7 @@ impl Upstream {
             ever_linked: AtomicBool::new(false),
             // Until a node has said what it is, its default.
             dedup_ms: AtomicU64::new(300_000),
+            one_store: OneStore::default(),
             next_link: AtomicU64::new(1),
             metrics,
         }))
@@ -103,35 +110,41 @@ impl Upstream {
     }
 
     /// Forwards a broadcast over its room's link. Those of one caller to one room keep the order of the calls; the
-    /// receipt comes later.
+    /// receipt comes later. One that goes alone waits for a link if there is none. Tells the link, if it is in its queue.
     pub fn publish(
         &self,
         room: &Room,
         from: &UserId,
-        body: Box<str>,
-        key: Option<Key>,
-    ) -> impl Future<Output = Receipt> + Send + use<> {
-        let waiting = self.enqueue(room, from, body, key);
-        let (limit, metrics) = (self.0.settings.publish_timeout, self.0.metrics.clone());
-        async move {
-            let receipt = match waiting {
-                Ok(receipt) => match timeout(limit, receipt).await {
-                    Ok(Ok(receipt)) => receipt,
-                    Ok(Err(_)) | Err(_) => {
-                        Err((ErrorCode::Unknown, "no receipt came: it may have been stored".to_owned()))
-                    }
-                },
-                Err(refused) => Err(refused),
+        forward: Forward,
+    ) -> (Option<LinkId>, impl Future<Output = Receipt> + Send + use<>) {
+        let deadline = forward.deadline;
+        let first = if forward.alone { None } else { Some(self.enqueue(room, from, forward.clone())) };
+        let via = first.as_ref().and_then(|first| first.as_ref().ok()).map(|(via, _)| *via);
+        let (upstream, room, from) = (self.clone(), room.clone(), from.clone());
+        let receipt = async move {
+            let waiting = async {
+                let enqueued = match first {
+                    Some(enqueued) => enqueued,
+                    None => upstream.enqueue_when_linked(&room, &from, forward).await,
+                };
+                match enqueued {
+                    Ok((_, receipt)) => receipt.await.unwrap_or_else(|_| Err(Failure::no_receipt())),
+                    Err(failure) => Err(failure),
+                }
             };
-            let outcome = match &receipt {
+            let receipt = timeout_at(deadline, waiting).await.unwrap_or_else(|_| Err(Failure::no_receipt()));
+            upstream.0.metrics.broadcast(match &receipt {
                 Ok(_) => Outcome::Stored,
-                Err((ErrorCode::Unavailable, _)) => Outcome::Unavailable,
-                Err((ErrorCode::Unknown, _)) => Outcome::Unknown,
-                Err(_) => Outcome::Refused,
-            };
-            metrics.broadcast(outcome);
+                Err(failure) if failure.again => Outcome::Repeated,
+                Err(failure) => match failure.code {
+                    ErrorCode::Unavailable => Outcome::Unavailable,
+                    ErrorCode::Unknown => Outcome::Unknown,
+                    _ => Outcome::Refused,
+                },
+            });
             receipt
-        }
+        };
+        (via, receipt)
     }
 
     /// How long the tier remembers an idempotency key, in milliseconds.
@@ -139,30 +152,58 @@ impl Upstream {
         self.0.dedup_ms.load(Ordering::Relaxed)
     }
 
+    /// Whether the nodes share one store, as far as they say. False once they have not for a while.
+    pub fn has_one_store(&self) -> bool {
+        self.0.one_store.is_well()
+    }
+
     /// Whether there has ever been a link. Losing all of them later does not count: the sockets are worth more.
     pub fn ever_linked(&self) -> bool {
         self.0.ever_linked.load(Ordering::Relaxed)
     }
 
-    fn enqueue(
-        &self,
-        room: &Room,
-        from: &UserId,
-        body: Box<str>,
-        key: Option<Key>,
-    ) -> Result<tokio::sync::oneshot::Receiver<Receipt>, (ErrorCode, String)> {
+    /// After a short pause, as what went wrong just now may go wrong again.
+    async fn enqueue_when_linked(&self, room: &Room, from: &UserId, forward: Forward) -> Enqueued {
+        sleep(REPEAT_PAUSE).await;
+        let mut routes = self.0.routes.subscribe();
+        // Fails only when we are gone ourselves.
+        let _ = routes.wait_for(|routes| routes.broadcasts_of(room).is_some()).await;
+        self.enqueue(room, from, forward)
+    }
+
+    fn enqueue(&self, room: &Room, from: &UserId, forward: Forward) -> Enqueued {
         let routes = self.0.routes.borrow().clone();
-        let Some(broadcasts) = routes.broadcasts_of(room) else {
-            return Err((ErrorCode::Unavailable, "no fanout node answers".to_owned()));
+        let Some((via, broadcasts)) = routes.broadcasts_of(room) else {
+            return Err(Failure::unavailable("no fanout node answers", forward.via.is_some()));
         };
-        let (broadcast, receipt) =
-            Broadcast::new(room.clone(), from.clone(), body, key, self.0.settings.publish_timeout);
-        broadcasts.try_send(broadcast).map_err(|error| {
-            if matches!(error, mpsc::error::TrySendError::Full(_)) {
-                self.0.metrics.link_broadcasts_full.inc();
+        if forward.via.is_some_and(|other| other != via) {
+            return Err(Failure::unavailable("the room moved to another fanout node", true));
+        }
+        let (broadcast, receipt) = Broadcast::new(room.clone(), from.clone(), forward);
+        match broadcasts.try_send(broadcast) {
+            Ok(()) => Ok((via, receipt)),
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                Err(Failure::unavailable("the link to the fanout node was lost", true))
             }
-            (ErrorCode::Unavailable, "the link to the fanout node is busy".to_owned())
-        })?;
-        Ok(receipt)
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.0.metrics.link_broadcasts_full.inc();
+                Err(Failure::unavailable("the link to the fanout node is busy", false))
+            }
+        }
+    }
+}
+
+/// The link, and the receipt to come, or why there will be none.
+type Enqueued = Result<(LinkId, oneshot::Receiver<Receipt>), Failure>;
+
+impl Failure {
+    /// Certainly not stored.
+    fn unavailable(text: &str, again: bool) -> Self {
+        Self { code: ErrorCode::Unavailable, text: text.to_owned(), again }
+    }
+
+    fn no_receipt() -> Self {
+        let text = "no receipt came: it may have been stored".to_owned();
+        Self { code: ErrorCode::Unknown, text, again: false }
     }
 }

@@ -74,7 +74,7 @@ enum Done {
         room: Room,
     },
     Published {
-        id: Option<Box<str>>,
+        op: OpId,
         room: Room,
         receipt: Receipt,
     },
@@ -94,7 +94,7 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
             heartbeat.ages_at(now + age.mul_f64(rand::rng().random_range(0.9..=1.1)));
         }
         let automatic = AutomaticRooms::of(&guest.claims).rooms;
-        let session = Session::new(automatic, settings.session, context.metrics.session_full.clone(), now);
+        let session = Session::new(&guest.id, automatic, settings.session, context.metrics.session_full.clone(), now);
         let timer = Box::pin(sleep_until(heartbeat.deadline()));
         Self {
             reader,
@@ -122,13 +122,13 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
             }
             let may_read = self.pending.as_ref().is_none_or(|pending| pending.len() < MAX_PENDING);
             tokio::select! {
+                done = next_done(&mut self.pending) => self.done(done),
                 received = self.reader.next(), if may_read => {
                     match received {
                         Ok(received) => self.received(received),
                         Err(reason) => return reason,
                     }
                 }
-                done = next_done(&mut self.pending) => self.done(done),
                 () = drive(&mut self.replays, &self.context.hub, &self.outbox) => {}
                 () = self.timer.as_mut() => {
                     if let Some(reason) = self.due() {
@@ -202,7 +202,9 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
                 }
             }
             Done::Left { op, room } => session.left(op, &room, actions),
-            Done::Published { id, room, receipt } => Session::receipt(id.as_deref(), &room, &receipt, actions),
+            Done::Published { op, room, receipt } => {
+                session.receipt(op, &room, receipt, Instant::now(), actions);
+            }
             Done::Nothing => {}
         }
     }
@@ -263,9 +265,13 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
                 let left = self.context.hub.leave(room.clone(), self.outbox.clone(), id, reason).await;
                 self.start(left.map(move |_| Done::Left { op, room }).boxed());
             }
-            Action::Publish { room, id, body, key } => {
-                let receipt = self.context.upstream.publish(&room, &self.guest.claims.user, body, key);
-                self.start(async move { Done::Published { id, room, receipt: receipt.await } }.boxed());
+            Action::Publish { room, forward } => {
+                let op = forward.op;
+                let (via, receipt) = self.context.upstream.publish(&room, &self.guest.claims.user, forward);
+                if let Some(via) = via {
+                    self.session.sent(&room, via);
+                }
+                self.start(async move { Done::Published { op, room, receipt: receipt.await } }.boxed());
             }
             Action::Authenticate { id, token } => self.authenticate(id.as_deref(), &token),
         }

@@ -64,11 +64,10 @@ impl Edge {
             lifecycle.spawn(shard);
         }
         let links = vec![PlacedLink::new(LINK, "a:1", Arc::default(), Arc::default(), true)];
-        hub.place(Arc::new(Placement::new(links))).await;
+        hub.place(Arc::new(Placement::new(links, false))).await;
         let upstream = upstream::Settings {
             discovery: Discovery::List(Vec::new()),
             link_token: None,
-            publish_timeout: Duration::from_secs(5),
             name: "edge-test".to_owned(),
             boot: 1,
         };
@@ -79,7 +78,12 @@ impl Edge {
                 write_wait: Duration::from_secs(10),
                 max_age: Some(Duration::from_hours(1)),
                 max_message_bytes: 1000,
-                session: crate::session::Settings { max_rooms: 10, rate: 50, burst: 100 },
+                session: crate::session::Settings {
+                    max_rooms: 10,
+                    publish_timeout: Duration::from_secs(5),
+                    rate: 50,
+                    burst: 100,
+                },
             },
             hub,
             upstream: Upstream::new(upstream, metrics.clone()),

@@ -194,6 +194,9 @@ impl HubRoom {
     }
 
     fn move_to_best(&mut self, placement: &Placement) {
+        if placement.is_still() && self.link.is_some_and(|link| placement.get(link).is_some()) {
+            return;
+        }
         let Some(best) = placement.place(&self.name) else {
             self.link = self.link.filter(|link| placement.get(*link).is_some());
             return;

@@ -51,7 +51,10 @@ impl Harness {
     }
 
     fn placement(&self, link: LinkId) -> Arc<Placement> {
-        Arc::new(Placement::new(vec![PlacedLink::new(link, "a:1", self.interest.clone(), self.reads.clone(), true)]))
+        Arc::new(Placement::new(
+            vec![PlacedLink::new(link, "a:1", self.interest.clone(), self.reads.clone(), true)],
+            false,
+        ))
     }
 
     fn join(&mut self, room: &str, member: &Arc<Outbox>) -> oneshot::Receiver<JoinOutcome> {
@@ -238,7 +241,7 @@ fn a_room_moves_make_before_break() {
         PlacedLink::new(LINK, "a:1", old, Arc::default(), false),
         PlacedLink::new(LinkId(2), "b:1", new.clone(), Arc::default(), true),
     ];
-    h.rooms.place(Arc::new(Placement::new(links)));
+    h.rooms.place(Arc::new(Placement::new(links, false)));
     assert!(h.wishes().is_empty(), "kept until the new one has answered");
     h.publish("r", "e", 4..=4);
     h.rooms.state(LinkId(2), "r", Position::new("e", 3), true);

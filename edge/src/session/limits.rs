@@ -15,6 +15,8 @@ const JOINS_PERIOD: Duration = Duration::from_secs(10);
 pub struct Settings {
     /// Rooms besides the automatic ones.
     pub max_rooms: usize,
+    /// How long a broadcast may wait for its receipt, repeats included.
+    pub publish_timeout: Duration,
     /// Messages in a second, in the long run and at once.
     pub rate: u32,
     pub burst: u32,

@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 
 use proto::{Key, Room};
 
-use super::{Id, OpId};
+use super::{Id, OpId, broadcasts::Broadcasts};
 use crate::protocol::Since;
 
 /// The rooms of one session. A few, so a list that is searched beats a map in memory.
@@ -14,6 +14,8 @@ pub(super) struct RoomState {
     room: Room,
     pub(super) membership: Option<Membership>,
     pub(super) busy: Option<Box<Busy>>,
+    /// None while none is without a receipt.
+    broadcasts: Option<Box<Broadcasts>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,10 +84,18 @@ impl Rooms {
                 // Most sessions have one room, the personal one.
                 self.0.reserve_exact(1);
             }
-            self.0.push(RoomState { room: room.clone(), membership: None, busy: None });
+            self.0.push(RoomState { room: room.clone(), membership: None, busy: None, broadcasts: None });
             self.0.len() - 1
         });
         &mut self.0[index]
+    }
+
+    pub(super) fn broadcasts(&mut self, room: &Room) -> Option<&mut Broadcasts> {
+        self.0.iter_mut().find(|state| state.room == *room)?.broadcasts.as_deref_mut()
+    }
+
+    pub(super) fn broadcasts_or_new(&mut self, room: &Room) -> &mut Broadcasts {
+        self.state(room).broadcasts.get_or_insert_default()
     }
 
     pub(super) fn take_queue(&mut self, room: &Room) -> Option<VecDeque<Waiting>> {
@@ -99,7 +109,8 @@ impl Rooms {
         if state.busy.as_ref().is_some_and(|busy| matches!(busy.step, Step::Idle) && busy.queue.is_empty()) {
             state.busy = None;
         }
-        if state.busy.is_none() && state.membership.is_none() {
+        state.broadcasts.take_if(|broadcasts| broadcasts.len() == 0);
+        if state.busy.is_none() && state.membership.is_none() && state.broadcasts.is_none() {
             self.0.swap_remove(index);
         }
     }

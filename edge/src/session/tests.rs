@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const SETTINGS: Settings = Settings { max_rooms: 2, rate: 1000, burst: 1000 };
+const TIMEOUT: Duration = Duration::from_secs(5);
+const SETTINGS: Settings = Settings { max_rooms: 2, publish_timeout: TIMEOUT, rate: 1000, burst: 1000 };
 
 fn room(name: &str) -> Room {
     Room::try_new(name).unwrap()
@@ -25,7 +26,7 @@ impl Harness {
 
     fn with(automatic: Vec<AutomaticRoom>, settings: Settings) -> Self {
         let now = Instant::now();
-        Self { session: Session::new(automatic, settings, Counter::default(), now), actions: Vec::new(), now }
+        Self { session: Session::new("c", automatic, settings, Counter::default(), now), actions: Vec::new(), now }
     }
 
     fn send(&mut self, message: &Value) -> &mut Self {
@@ -41,7 +42,9 @@ impl Harness {
     }
 
     fn broadcast(&mut self, id: &str, name: &str) -> &mut Self {
-        self.send(&json!({"type": "broadcast", "id": id, "payload": {"room": name, "body": 1}}))
+        // The body is the id, to tell them apart.
+        let body: u32 = id.parse().unwrap();
+        self.send(&json!({"type": "broadcast", "id": id, "payload": {"room": name, "body": body}}))
     }
 
     fn leave(&mut self, id: &str, name: &str) -> &mut Self {
@@ -94,7 +97,7 @@ fn describe(action: &Action) -> String {
         Action::Authorize { room, .. } => format!("Authorize {room}"),
         Action::Join { room, id: i, publish, .. } => format!("Join {room} {} {publish}", id(i)),
         Action::Leave { room, id: i, reason, .. } => format!("Leave {room} {} {}", id(i), reason.unwrap_or("-")),
-        Action::Publish { room, id: i, .. } => format!("Publish {room} {}", id(i)),
+        Action::Publish { room, forward } => format!("Publish {room} {}", String::from_utf8_lossy(&forward.body)),
         Action::Close(reason) => format!("Close {}", reason.label()),
         Action::Authenticate { id: i, .. } => format!("Authenticate {}", id(i)),
     }
@@ -218,12 +221,43 @@ fn pings_receipts_and_malformed_messages_are_answered() {
     assert_eq!(h.send(&json!({"type": "ping", "id": "1"})).done(), ["pong 1"]);
     assert_eq!(h.send(&json!({"type": "dance", "id": "2"})).done(), ["unknown_type 2"]);
     assert_eq!(h.send(&json!({"type": "auth", "id": "3", "payload": {"token": "t"}})).done(), ["Authenticate 3"]);
-    let stored = Ok(Stored { position: Position::new("e", 1), duplicate: false });
-    Session::receipt(Some("4"), &room("a"), &stored, &mut h.actions);
-    Session::receipt(None, &room("a"), &stored, &mut h.actions);
-    let unknown = Err((ErrorCode::Unknown, "may have been stored".to_owned()));
-    Session::receipt(None, &room("a"), &unknown, &mut h.actions);
-    assert_eq!(h.done(), ["ack 4", "unknown -"]);
+}
+
+#[test]
+fn receipts_are_told_to_who_gave_an_id() {
+    let mut h = Harness::member("a", true);
+    let stored = |seq| Ok(Stored { position: Position::new("e", seq), duplicate: false });
+    let failed = |again| Err(Failure { code: ErrorCode::Unknown, text: "may have been stored".to_owned(), again });
+    h.broadcast("1", "a").broadcast("2", "a").done();
+    let (first, second) = (h.op() - 1, h.op());
+    h.session.receipt(first, &room("a"), stored(1), h.now, &mut h.actions);
+    h.session.receipt(second, &room("a"), failed(false), h.now, &mut h.actions);
+    assert_eq!(h.done(), ["ack 1", "unknown 2"]);
+    h.send(&json!({"type": "broadcast", "payload": {"room": "a", "body": 3}})).done();
+    h.session.receipt(h.op(), &room("a"), stored(2), h.now, &mut h.actions);
+    assert_eq!(h.done(), [""; 0]);
+    assert_eq!(h.session.waiting, 0);
+}
+
+#[test]
+fn a_broadcast_whose_link_is_lost_is_repeated_with_its_key_also_after_leaving() {
+    let mut h = Harness::member("a", true);
+    let lost = || Err(Failure { code: ErrorCode::Unknown, text: String::new(), again: true });
+    h.broadcast("1", "a");
+    let [Action::Publish { forward: first, .. }] = &h.actions[..] else { panic!() };
+    let first = first.clone();
+    assert!(first.key_is_ours && first.key.starts_with("c-"), "{first:?}");
+    h.done();
+    assert_eq!(h.leave("2", "a").done(), ["Leave a 2 -"]);
+    h.left("a").done();
+    h.session.receipt(first.op, &room("a"), lost(), h.now, &mut h.actions);
+    let [Action::Publish { forward, .. }] = &h.actions[..] else { panic!() };
+    assert_eq!(*forward, Forward { alone: true, ..first.clone() });
+    h.done();
+    let stored = Ok(Stored { position: Position::new("e", 1), duplicate: true });
+    h.session.receipt(first.op, &room("a"), stored, h.now, &mut h.actions);
+    assert_eq!(h.done(), ["ack 1"]);
+    assert_eq!(h.session.rooms().count(), 0);
 }
 
 #[test]
@@ -242,7 +276,7 @@ fn too_many_errors_in_a_row_close() {
 
 #[test]
 fn a_client_over_its_rate_is_told_and_then_closed() {
-    let mut h = Harness::with(Vec::new(), Settings { max_rooms: 2, rate: 1, burst: 5 });
+    let mut h = Harness::with(Vec::new(), Settings { rate: 1, burst: 5, ..SETTINGS });
     for _ in 0..5 {
         assert_eq!(h.send(&json!({"type": "ping", "id": "1"})).done(), ["pong 1"]);
     }
@@ -251,7 +285,7 @@ fn a_client_over_its_rate_is_told_and_then_closed() {
         assert_eq!(h.leave("3", "a").done(), ["rate_limited 3"], "not done");
     }
     assert_eq!(h.send(&json!({"type": "ping"})).done(), ["Close rate_limited"]);
-    let mut h = Harness::with(Vec::new(), Settings { max_rooms: 2, rate: 1, burst: 5 });
+    let mut h = Harness::with(Vec::new(), Settings { rate: 1, burst: 5, ..SETTINGS });
     assert_eq!(h.join("1", "a").join("2", "b").done(), ["Authorize a", "Authorize b"]);
     assert_eq!(h.join("3", "c").done(), ["rate_limited 3"]);
     assert_eq!(h.join("4", "c").done(), ["Close rate_limited"]);

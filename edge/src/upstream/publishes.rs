@@ -1,9 +1,8 @@
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
-use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use proto::{
-    Key, Room,
+    Room,
     wire::{self, LinkErrorCode, receipt::Result as Outcome},
 };
 use tokio::{sync::oneshot, time::Instant};
@@ -12,7 +11,7 @@ use crate::{
     auth::UserId,
     defaults::LINK_INFLIGHT,
     protocol::ErrorCode,
-    session::{Receipt, Stored},
+    session::{Failure, Forward, Receipt, Stored},
 };
 
 /// A broadcast on its way to a link.
@@ -20,27 +19,19 @@ use crate::{
 pub(super) struct Broadcast {
     room: Room,
     from: UserId,
-    body: Box<str>,
-    key: Option<Key>,
-    deadline: Instant,
+    forward: Forward,
     receipt: oneshot::Sender<Receipt>,
 }
 
 impl Broadcast {
-    pub(super) fn new(
-        room: Room,
-        from: UserId,
-        body: Box<str>,
-        key: Option<Key>,
-        limit: Duration,
-    ) -> (Self, oneshot::Receiver<Receipt>) {
+    pub(super) fn new(room: Room, from: UserId, forward: Forward) -> (Self, oneshot::Receiver<Receipt>) {
         let (receipt, waiting) = oneshot::channel();
-        (Self { room, from, body, key, deadline: Instant::now() + limit, receipt }, waiting)
+        (Self { room, from, forward, receipt }, waiting)
     }
 
-    /// It was not sent: certainly not stored.
-    pub(super) fn refuse(self, text: &str) {
-        let _ = self.receipt.send(Err((ErrorCode::Unavailable, text.to_owned())));
+    /// It was not sent: certainly not stored. `again`: another link may do.
+    pub(super) fn refuse(self, text: &str, again: bool) {
+        let _ = self.receipt.send(Err(Failure { code: ErrorCode::Unavailable, text: text.to_owned(), again }));
     }
 }
 
@@ -66,24 +57,24 @@ impl Inflight {
         }
         if self.receipts.len() >= LINK_INFLIGHT {
             self.full.inc();
-            broadcast.refuse("too many broadcasts are under way");
+            broadcast.refuse("too many broadcasts are under way", false);
             return None;
         }
-        let left = broadcast.deadline.saturating_duration_since(Instant::now());
+        let left = broadcast.forward.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            broadcast.refuse("it waited too long to be sent");
+            broadcast.refuse("it waited too long to be sent", false);
             return None;
         }
-        let Broadcast { room, from, body, key, receipt, .. } = broadcast;
+        let Broadcast { room, from, forward, receipt } = broadcast;
         self.next += 1;
         self.receipts.insert(self.next, receipt);
         Some(wire::LinkPublish {
             id: self.next,
             room: room.as_str().to_owned(),
             from: from.as_str().to_owned(),
-            body: Bytes::from(String::from(body)),
-            key: key.as_deref().unwrap_or_default().to_owned(),
-            key_is_ours: false,
+            body: forward.body,
+            key: forward.key.to_string(),
+            key_is_ours: forward.key_is_ours,
             deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
             traceparent: String::new(),
         })
@@ -101,7 +92,7 @@ impl Drop for Inflight {
     fn drop(&mut self) {
         for (_, receipt) in self.receipts.drain() {
             let text = "the link was lost: it may have been stored".to_owned();
-            let _ = receipt.send(Err((ErrorCode::Unknown, text)));
+            let _ = receipt.send(Err(Failure { code: ErrorCode::Unknown, text, again: true }));
         }
     }
 }
@@ -118,19 +109,30 @@ fn outcome(result: Option<Outcome>) -> Receipt {
                 LinkErrorCode::Unavailable | LinkErrorCode::Busy => ErrorCode::Unavailable,
                 LinkErrorCode::Unknown | LinkErrorCode::Unspecified => ErrorCode::Unknown,
             };
-            Err((code, error.message))
+            Err(Failure { code, text: error.message, again: false })
         }
-        None => Err((ErrorCode::Unknown, "the receipt was not understood".to_owned())),
+        None => {
+            let text = "the receipt was not understood".to_owned();
+            Err(Failure { code: ErrorCode::Unknown, text, again: false })
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use proto::Key;
+
     use super::*;
 
     fn broadcast() -> (Broadcast, oneshot::Receiver<Receipt>) {
         let (room, user) = (Room::try_new("r").unwrap(), UserId::try_new("7").unwrap());
-        Broadcast::new(room, user, "1".into(), None, Duration::from_secs(5))
+        let key = Key::try_new("k").unwrap().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let body = Bytes::from_static(b"1");
+        Broadcast::new(room, user, Forward { op: 1, body, key, key_is_ours: true, deadline, alone: false, via: None })
     }
 
     #[tokio::test(start_paused = true)]
@@ -144,7 +146,7 @@ mod tests {
         inflight.receipt(wire::Receipt { id: first.id, result: Some(Outcome::Stored(stored)) });
         assert_eq!(first_receipt.try_recv().unwrap().unwrap().position.seq, 4);
         drop(inflight);
-        assert_eq!(second_receipt.try_recv().unwrap().unwrap_err().0, ErrorCode::Unknown);
+        assert_eq!(second_receipt.try_recv().unwrap().unwrap_err().code, ErrorCode::Unknown);
     }
 
     #[tokio::test(start_paused = true)]
@@ -153,7 +155,7 @@ mod tests {
         let (late, mut receipt) = broadcast();
         tokio::time::advance(Duration::from_secs(6)).await;
         assert!(inflight.start(late).is_none());
-        assert_eq!(receipt.try_recv().unwrap().unwrap_err().0, ErrorCode::Unavailable);
+        assert_eq!(receipt.try_recv().unwrap().unwrap_err().code, ErrorCode::Unavailable);
     }
 
     #[tokio::test(start_paused = true)]
@@ -168,7 +170,7 @@ mod tests {
         let (one_more, mut receipt) = broadcast();
         assert!(inflight.start(one_more).is_none());
         assert_eq!(inflight.full.get(), 1);
-        assert_eq!(receipt.try_recv().unwrap().unwrap_err().0, ErrorCode::Unavailable);
+        assert_eq!(receipt.try_recv().unwrap().unwrap_err().code, ErrorCode::Unavailable);
         // One whose sender gave up makes room.
         waiting.pop();
         assert!(inflight.start(broadcast().0).is_some());

@@ -1,4 +1,7 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use tokio::sync::mpsc;
 
@@ -21,6 +24,19 @@ pub(super) struct Route {
     pub(super) broadcasts: mpsc::Sender<Broadcast>,
     /// The node is about to stop: no new rooms for it.
     pub(super) draining: bool,
+    /// The node hears what it publishes itself.
+    pub(super) hears: bool,
+    /// It has been up long enough, or for the first time.
+    pub(super) settled: bool,
+    /// Identity of the node's store; empty while it is not known.
+    pub(super) store: String,
+}
+
+impl Route {
+    /// Of the links with the highest rank, each gets its share of the rooms.
+    fn rank(&self) -> (bool, bool, bool) {
+        (!self.draining, self.hears, self.settled)
+    }
 }
 
 impl Routes {
@@ -32,27 +48,35 @@ impl Routes {
         self.links.len()
     }
 
-    pub(super) fn address_of(&self, id: LinkId) -> Option<&str> {
-        self.links.get(&id).map(|route| route.address.as_str())
+    pub(super) fn get(&self, id: LinkId) -> Option<&Route> {
+        self.links.get(&id)
     }
 
-    /// The queue of the link that serves the room.
-    pub(super) fn broadcasts_of(&self, room: &str) -> Option<&mpsc::Sender<Broadcast>> {
+    /// How many different stores the nodes name.
+    pub(super) fn stores(&self) -> usize {
+        let known = self.links.values().map(|route| route.store.as_str()).filter(|store| !store.is_empty());
+        known.collect::<BTreeSet<_>>().len()
+    }
+
+    /// The link that serves the room, and its queue.
+    pub(super) fn broadcasts_of(&self, room: &str) -> Option<(LinkId, &mpsc::Sender<Broadcast>)> {
         let placed = self.placement.place(room)?;
-        Some(&self.links.get(&placed.id)?.broadcasts)
+        Some((placed.id, &self.links.get(&placed.id)?.broadcasts))
     }
 
     /// These routes with a change.
     pub(super) fn with(&self, change: impl FnOnce(&mut BTreeMap<LinkId, Route>)) -> Self {
         let mut links = self.links.clone();
         change(&mut links);
-        // While all drain, rooms are better placed on those than nowhere.
-        let all_drain = links.values().all(|route| route.draining);
+        // While none is better, rooms are better placed on those there are than nowhere.
+        let best = links.values().map(Route::rank).max();
         let placed = links.iter().map(|(id, route)| {
-            let eligible = !route.draining || all_drain;
+            let eligible = Some(route.rank()) == best;
             PlacedLink::new(*id, &route.address, route.interest.clone(), route.reads.clone(), eligible)
         });
-        let placement = Arc::new(Placement::new(placed.collect()));
+        // When nobody hears, it is the store: to move would only add to the trouble.
+        let still = !links.values().any(|route| route.hears);
+        let placement = Arc::new(Placement::new(placed.collect(), still));
         Self { links, placement }
     }
 }
@@ -61,23 +85,57 @@ impl Routes {
 mod tests {
     use super::*;
 
-    fn route(address: &str, draining: bool) -> Route {
+    fn route(address: &str) -> Route {
         let (broadcasts, _) = mpsc::channel(1);
-        Route { address: address.to_owned(), interest: Arc::default(), reads: Arc::default(), broadcasts, draining }
+        let (interest, reads) = (Arc::default(), Arc::default());
+        let (address, store) = (address.to_owned(), "s".to_owned());
+        Route { address, interest, reads, broadcasts, draining: false, hears: true, settled: true, store }
+    }
+
+    fn two(change: impl Fn(&mut Route)) -> Routes {
+        let mut first = route("a:1");
+        change(&mut first);
+        Routes::default().with(|links| {
+            links.insert(LinkId(1), first);
+            links.insert(LinkId(2), route("b:1"));
+        })
+    }
+
+    fn shares(routes: &Routes) -> BTreeSet<u64> {
+        (0..50).filter_map(|room| routes.placement().place(&format!("room-{room}")).map(|link| link.id.0)).collect()
     }
 
     #[test]
-    fn draining_links_get_rooms_only_when_there_is_no_other() {
-        let routes = Routes::default().with(|links| {
-            links.insert(LinkId(1), route("a:1", true));
+    fn the_best_links_share_the_rooms() {
+        assert_eq!(shares(&two(|_| {})), [1, 2].into());
+        assert_eq!(shares(&two(|route| route.draining = true)), [2].into());
+        assert_eq!(shares(&two(|route| route.hears = false)), [2].into());
+        assert_eq!(shares(&two(|route| route.settled = false)), [2].into());
+    }
+
+    #[test]
+    fn those_there_are_get_rooms_when_there_is_no_better() {
+        let alone = |change: fn(&mut Route)| shares(&two(change).with(|links| drop(links.remove(&LinkId(2)))));
+        assert_eq!(alone(|route| route.draining = true), [1].into());
+        assert_eq!(alone(|route| route.hears = false), [1].into());
+        assert_eq!(alone(|route| route.settled = false), [1].into());
+        let none = two(|_| {}).with(BTreeMap::clear);
+        assert!(none.broadcasts_of("room").is_none());
+    }
+
+    #[test]
+    fn nothing_moves_while_all_are_deaf() {
+        let deaf = two(|route| route.hears = false).with(|links| {
+            links.values_mut().for_each(|route| route.hears = false);
         });
-        assert_eq!(routes.placement().place("room").unwrap().id, LinkId(1));
-        let routes = routes.with(|links| {
-            links.insert(LinkId(2), route("b:1", false));
-        });
-        for room in 0..50 {
-            assert_eq!(routes.placement().place(&format!("room-{room}")).unwrap().id, LinkId(2));
-        }
-        assert!(routes.with(BTreeMap::clear).broadcasts_of("room").is_none());
+        assert!(deaf.placement().is_still());
+        assert!(!two(|route| route.hears = false).placement().is_still());
+    }
+
+    #[test]
+    fn different_stores_are_counted() {
+        assert_eq!(two(|_| {}).stores(), 1);
+        assert_eq!(two(|route| route.store = "t".to_owned()).stores(), 2);
+        assert_eq!(two(|route| route.store = String::new()).stores(), 1);
     }
 }

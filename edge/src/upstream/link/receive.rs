@@ -1,0 +1,51 @@
+use std::sync::{Mutex, PoisonError};
+
+use proto::wire::{self, fanout_message};
+use tonic::Streaming;
+
+use super::{LinkError, Links, in_time, send::Reading, up::Up};
+use crate::upstream::publishes::Inflight;
+
+/// Takes what the node sends and hands it over, until the link ends.
+pub(super) async fn receive(
+    mut incoming: Streaming<wire::FanoutMessage>,
+    up: &Up,
+    links: &Links,
+    inflight: &Mutex<Inflight>,
+    reading: &Reading,
+) -> LinkError {
+    loop {
+        let message = match in_time(incoming.message()).await {
+            Ok(Ok(Some(message))) => message,
+            Ok(Ok(None)) => return LinkError::Ended,
+            Ok(Err(status)) => return status.into(),
+            Err(silent) => return silent,
+        };
+        match message.kind {
+            Some(fanout_message::Kind::Publications(run)) => links.hub.publications(run),
+            Some(fanout_message::Kind::PublicationsBatch(batch)) => {
+                for run in batch.runs {
+                    links.hub.publications(run);
+                }
+            }
+            Some(fanout_message::Kind::State(state)) => links.hub.state(up.id(), state),
+            Some(fanout_message::Kind::Lost(lost)) => links.hub.lost(lost),
+            Some(fanout_message::Kind::Receipt(receipt)) => {
+                inflight.lock().unwrap_or_else(PoisonError::into_inner).receipt(receipt);
+            }
+            Some(fanout_message::Kind::ReadResult(result)) => {
+                reading.answered();
+                links.hub.page(result);
+            }
+            Some(fanout_message::Kind::Drain(_)) => {
+                tracing::info!("a fanout node drains: moving its rooms");
+                up.drains();
+            }
+            Some(fanout_message::Kind::Beat(beat)) => up.beat(beat.heard_ms_ago, &beat.store),
+            // Of a newer node, or an answer to what we never ask.
+            _ => {
+                links.shared.metrics.link_unknown_messages.inc();
+            }
+        }
+    }
+}

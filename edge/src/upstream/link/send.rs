@@ -1,0 +1,137 @@
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use proto::{
+    Room,
+    wire::{self, edge_message},
+};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, MissedTickBehavior, interval, interval_at},
+};
+
+use super::{LinkError, Links, message};
+use crate::{
+    defaults::{BEAT, INTEREST_CHUNK, LINK_READS, STATS_INTERVAL, STATS_TOP},
+    interest::{Interest, ReadFrom, Reads, Wish},
+    upstream::publishes::{Broadcast, Inflight},
+};
+
+/// The only writer of the link's stream.
+pub(super) struct Sender<'a> {
+    pub(super) links: &'a Links,
+    pub(super) outgoing: mpsc::Sender<wire::EdgeMessage>,
+    pub(super) interest: Arc<Interest>,
+    pub(super) reads: Arc<Reads>,
+    pub(super) waiting: mpsc::Receiver<Broadcast>,
+    pub(super) inflight: &'a Mutex<Inflight>,
+    pub(super) reading: &'a Reading,
+}
+
+/// How many pages are asked for and not yet answered.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    pages: AtomicUsize,
+    fewer: Notify,
+}
+
+impl Reading {
+    /// Waits until one more may be asked for.
+    async fn may_ask(&self) {
+        while self.pages.load(Ordering::Relaxed) >= LINK_READS {
+            self.fewer.notified().await;
+        }
+    }
+
+    /// An answer nobody asked for counts for nothing.
+    pub(super) fn answered(&self) {
+        let fewer = |pages: usize| pages.checked_sub(1);
+        let _ = self.pages.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
+        self.fewer.notify_one();
+    }
+}
+
+impl Sender<'_> {
+    pub(super) async fn run(&mut self) -> LinkError {
+        let mut beats = interval(BEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first report soon, so that a node that just started knows us.
+        let mut stats = interval_at(Instant::now() + Duration::from_millis(500), STATS_INTERVAL);
+        let mut number = 0;
+        let (mut wishes, mut pages) = (Vec::new(), Vec::new());
+        let mut next_read = 0;
+        loop {
+            let kind = tokio::select! {
+                biased;
+                _ = beats.tick() => {
+                    number += 1;
+                    edge_message::Kind::Beat(wire::EdgeBeat { number })
+                }
+                // Rooms before broadcasts, which need them.
+                () = next_wishes(&self.interest, &mut wishes) => interest_message(wishes.drain(..)),
+                Some(broadcast) = self.waiting.recv() => {
+                    let mut inflight = self.inflight.lock().unwrap_or_else(PoisonError::into_inner);
+                    let Some(publish) = inflight.start(broadcast) else { continue };
+                    edge_message::Kind::Publish(publish)
+                }
+                () = next_page(&self.reads, self.reading, &mut pages) => {
+                    let Some((room, from)) = pages.pop() else { continue };
+                    self.reading.pages.fetch_add(1, Ordering::Relaxed);
+                    next_read += 1;
+                    read_message(next_read, &room, from)
+                }
+                _ = stats.tick() => edge_message::Kind::Stats(self.stats().await),
+            };
+            if self.outgoing.send(message(kind)).await.is_err() {
+                return LinkError::Ended;
+            }
+        }
+    }
+
+    async fn stats(&self) -> wire::Stats {
+        let top = self.links.hub.top(STATS_TOP).await;
+        let top = top.into_iter().map(|(room, members)| room_members(&room, members)).collect();
+        let metrics = &self.links.shared.metrics;
+        wire::Stats {
+            connections: self.links.connections.count() as u64,
+            rooms: u64::try_from(metrics.rooms.get()).unwrap_or(0),
+            members: u64::try_from(metrics.members.get()).unwrap_or(0),
+            top,
+        }
+    }
+}
+
+fn room_members(room: &Room, members: usize) -> wire::RoomMembers {
+    wire::RoomMembers { room: room.as_str().to_owned(), members: members as u64 }
+}
+
+async fn next_wishes(interest: &Interest, into: &mut Vec<(Room, Wish)>) {
+    std::future::poll_fn(|cx| interest.poll_drain(cx, INTEREST_CHUNK, into)).await;
+}
+
+async fn next_page(reads: &Reads, reading: &Reading, into: &mut Vec<(Room, ReadFrom)>) {
+    reading.may_ask().await;
+    std::future::poll_fn(|cx| reads.poll_drain(cx, 1, into)).await;
+}
+
+fn read_message(id: u64, room: &Room, from: ReadFrom) -> edge_message::Kind {
+    let from = match from {
+        ReadFrom::After(position) => wire::read::From::After(position.into()),
+        ReadFrom::Last(count) => wire::read::From::Last(count),
+    };
+    edge_message::Kind::Read(wire::Read { id, room: room.as_str().to_owned(), from: Some(from), limit: 0 })
+}
+
+fn interest_message(wishes: impl Iterator<Item = (Room, Wish)>) -> edge_message::Kind {
+    let rooms = wishes.map(|(room, Wish { wanted, position })| wire::RoomInterest {
+        room: room.as_str().to_owned(),
+        wanted,
+        position: position.map(wire::Position::from),
+    });
+    edge_message::Kind::Interest(wire::Interest { rooms: rooms.collect() })
+}
