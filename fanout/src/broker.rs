@@ -2,6 +2,8 @@
 
 pub mod memory;
 pub mod redis;
+#[cfg(test)]
+pub(crate) mod scripted;
 
 use std::{
     fmt::Debug,

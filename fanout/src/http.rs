@@ -4,23 +4,26 @@ mod envelope;
 mod error;
 mod report;
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    body::Bytes,
+    body::{Body, Bytes},
     extract::{
         DefaultBodyLimit, Path, Query, State,
         rejection::{BytesRejection, PathRejection, QueryRejection},
     },
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
+use futures_util::StreamExt as _;
 use proto::{PAGE_BYTES, Position, Room};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_stream::wrappers::IntervalStream;
+use tokio_util::sync::CancellationToken;
 
 use self::error::HttpError;
 use crate::{
@@ -36,6 +39,9 @@ use crate::{
 /// What a request holds beside its body's value: names, a key, white space.
 const ROOM_FOR_FRAME: usize = 4 << 10;
 
+/// Between two lines of the status stream.
+const STATUS_PERIOD: Duration = Duration::from_secs(1);
+
 /// Most and default publications of one answer.
 const MAX_LIMIT: u64 = 1000;
 const DEFAULT_LIMIT: u64 = 100;
@@ -48,6 +54,8 @@ pub(crate) struct Api {
     pub(crate) publishing: Publishing,
     pub(crate) attachments: Attachments,
     pub(crate) rates: Rates,
+    /// Ends what would go on for ever.
+    pub(crate) drain: CancellationToken,
 }
 
 impl Api {
@@ -69,6 +77,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/rooms/{room}/publications", post(publish).get(history))
         .route("/v1/rooms/{room}", get(room))
         .route("/v1/status", get(status))
+        .route("/v1/status/stream", get(status_stream))
         .route("/v1/remove", post(remove))
         .fallback(|| async { HttpError::not_found().into_response() })
         .method_not_allowed_fallback(|| async { HttpError::method_not_allowed().into_response() })
@@ -191,9 +200,26 @@ async fn status(State(api): State<Api>, headers: HeaderMap) -> Response {
     api.counted("GET status", result)
 }
 
+/// The status as a line, now and each second.
+async fn status_stream(State(api): State<Api>, headers: HeaderMap) -> Response {
+    let result = api.caller(&headers).map(|_| {
+        let (reporting, drain) = (api.clone(), api.drain.clone());
+        let mut seconds = interval(STATUS_PERIOD);
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let lines = IntervalStream::new(seconds)
+            .map(move |_| Ok::<_, Infallible>(format!("{}\n", report::status(&reporting))))
+            .take_until(drain.cancelled_owned());
+        ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+    });
+    api.counted("GET status/stream", result)
+}
+
 async fn remove(State(api): State<Api>, headers: HeaderMap) -> Response {
     let result = api
         .caller(&headers)
         .and_then(|caller| Err(if caller.may_publish { HttpError::not_implemented() } else { HttpError::read_only() }));
     api.counted("POST remove", result)
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,14 +2,16 @@
 //! publish API's calls finished; last the dispatcher and the broker.
 
 mod listener;
+mod reflection;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use axum::middleware::map_response;
 use prometheus_client::registry::Registry;
 use proto::{
     MAX_LINK_MESSAGE_BYTES, VERSION,
-    wire::{FILE_DESCRIPTOR_SET, FanoutHello, link_server::LinkServer, publisher_server::PublisherServer},
+    wire::{FanoutHello, link_server::LinkServer, publisher_server::PublisherServer},
 };
 use service::{Clock, Lifecycle, accept, ops, settings::Secret};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +24,7 @@ use crate::{
     config::Config,
     defaults::LINK_DRAIN,
     dispatcher::Dispatcher,
-    grpc::{attach::LinkService, publish::PublisherService},
+    grpc::{attach::LinkService, publish::PublisherService, status},
     http::{self, Api},
     metrics::Metrics,
     publishing::Publishing,
@@ -188,29 +190,22 @@ impl Node {
         })
         .max_decoding_message_size(MAX_LINK_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_LINK_MESSAGE_BYTES);
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()?;
-        let reflection = tonic::service::interceptor::InterceptedService::new(reflection, {
-            let keys = keys.clone();
-            move |request: tonic::Request<()>| {
-                keys.authenticate(crate::grpc::status::authorization(request.metadata()))?;
-                Ok(request)
-            }
-        });
         let (reporter, health) = tonic_health::server::health_reporter();
         let (broker, metrics) = (Arc::clone(&self.publishing.broker), Arc::clone(&self.publishing.metrics));
         listener::report_health(reporter, broker, metrics, lifecycle).await;
-        let grpc = Routes::new(publisher).add_service(reflection).add_service(health).prepare();
+        let mut grpc = Routes::builder();
+        grpc.add_service(publisher).add_service(health);
+        reflection::add(&mut grpc, &keys)?;
+        let grpc = grpc.routes().prepare().into_axum_router().layer(map_response(status::too_large_is_invalid));
         let json = http::router(Api {
             node: Arc::clone(&self.name),
             keys,
             publishing: self.publishing.clone(),
             attachments: self.attachments.clone(),
             rates: self.rates.clone(),
+            drain: lifecycle.drain().clone(),
         });
-        Ok(listener::by_content_type(grpc.into_axum_router(), json))
+        Ok(listener::by_content_type(grpc, json))
     }
 }
 

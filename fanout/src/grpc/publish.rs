@@ -184,3 +184,6 @@ fn result(result: Result<Receipt, PublishError>) -> PublishResult {
     };
     PublishResult { result: Some(result) }
 }
+
+#[cfg(test)]
+mod tests;

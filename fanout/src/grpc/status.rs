@@ -72,8 +72,27 @@ pub(crate) fn bad_link_token() -> Status {
     Status::unauthenticated("no valid link token: LINK_TOKEN of edge and fanout differ")
 }
 
+/// What was not answered was not taken either.
 pub(crate) fn draining() -> Status {
-    Status::unavailable("the node drains")
+    let mut status = Status::unavailable("the node drains");
+    status.metadata_mut().insert(STORED, MetadataValue::from_static("no"));
+    status
+}
+
+/// What reading a stream of requests ended with. A request larger than any that could be taken is the caller's mistake,
+/// as one that is a little too large.
+pub(crate) fn of_requests(status: Status) -> Status {
+    if status.code() == Code::OutOfRange { Status::invalid_argument(status.message()) } else { status }
+}
+
+/// The same for a call that tonic refused before we saw it.
+pub(crate) async fn too_large_is_invalid(
+    mut response: http::Response<axum::body::Body>,
+) -> http::Response<axum::body::Body> {
+    if response.headers().get(Status::GRPC_STATUS).is_some_and(|code| code == "11") {
+        response.headers_mut().insert(Status::GRPC_STATUS, HeaderValue::from_static("3"));
+    }
+    response
 }
 
 pub(crate) fn not_yet() -> Status {

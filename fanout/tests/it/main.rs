@@ -5,10 +5,13 @@
 mod api;
 mod contract;
 mod hearing;
+mod history;
 mod link;
 mod memory;
 mod process;
 mod proxy;
+mod publish_api;
+mod publish_stream;
 mod redis;
 mod redis_node;
 mod redis_server;

@@ -60,7 +60,7 @@ impl Results {
             let again = self.refused.as_ref().map(|(_, at)| *at);
             tokio::select! {
                 biased;
-                request = self.requests.message(), if more => match request? {
+                request = self.requests.message(), if more => match request.map_err(status::of_requests)? {
                     Some(request) => self.offer(request),
                     None => self.ended = true,
                 },
