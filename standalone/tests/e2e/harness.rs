@@ -4,6 +4,7 @@
 mod backend;
 mod binaries;
 mod client;
+mod opening;
 mod process;
 mod publisher;
 mod raw;
@@ -14,9 +15,10 @@ mod token;
 use std::{future::Future, time::Duration};
 
 pub(crate) use self::{
-    backend::Backend,
-    binaries::{build_directory, repository, workspace_binary},
+    backend::{Backend, Question, Reply},
+    binaries::{repository, workspace_binary},
     client::{Client, Message},
+    opening::Opening,
     process::{Process, free_port, run},
     publisher::publish_body,
     raw::RawClient,

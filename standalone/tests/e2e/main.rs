@@ -8,12 +8,17 @@ mod harness;
 
 mod authorization;
 mod bodies;
+mod connecting;
+mod joining;
 mod liveness;
 mod logs;
+mod messages;
 mod order;
 mod outage;
 mod quick_start;
 mod readiness;
 mod refusals;
+mod requests;
 mod shutdown;
 mod standalone;
+mod tokens;

@@ -72,9 +72,25 @@ impl Client {
         client
     }
 
+    /// As [`Self::connect`], but joins no room by itself.
+    pub(crate) async fn connect_apart(edge: SocketAddr, token: &str) -> Self {
+        let mut client = Self::open_url(&format!("ws://{edge}/ws?auto_join=false&token={token}")).await;
+        client.welcome = client.expect("welcome").await;
+        client
+    }
+
     /// Opens a socket with these headers. `Err`: the status and body of the refusal.
     pub(crate) async fn open(edge: SocketAddr, headers: &[(&str, &str)]) -> Result<Self, (StatusCode, Value)> {
-        Self::handshake(edge, &format!("ws://{edge}/ws"), headers).await
+        Self::open_at(edge, "", headers).await
+    }
+
+    /// Opens a socket with this query and these headers.
+    pub(crate) async fn open_at(
+        edge: SocketAddr,
+        query: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Self, (StatusCode, Value)> {
+        Self::handshake(edge, &format!("ws://{edge}/ws?{query}"), headers).await
     }
 
     /// Opens a socket with nothing but this URL, which has the edge's address and a token.
@@ -131,15 +147,68 @@ impl Client {
         messages
     }
 
-    /// Sends a request with an id of its own.
-    pub(crate) async fn request(&mut self, kind: &str, payload: Value) {
+    /// The next message of all.
+    pub(crate) async fn next_of_all(&mut self) -> Message {
+        match self.inbox.pop_front() {
+            Some(message) => message,
+            None => soon("a message", self.read()).await.unwrap_or_else(|code| panic!("closed: {code}")),
+        }
+    }
+
+    /// What was read up to now, and not asked for.
+    pub(crate) fn unasked(&self, kind: &str) -> usize {
+        self.inbox.iter().filter(|message| message.is(kind)).count()
+    }
+
+    /// Sends a request with an id of its own, which is returned.
+    pub(crate) async fn request(&mut self, kind: &str, payload: Value) -> String {
         self.requests += 1;
         let id = self.requests.to_string();
         self.send(&json!({"type": kind, "id": id, "payload": payload}).to_string()).await;
+        id
+    }
+
+    /// The answer to the request of this id; other messages wait in the inbox.
+    pub(crate) async fn answer(&mut self, id: &str) -> Message {
+        let answers = |message: &Message| message.json["id"] == id;
+        if let Some(index) = self.inbox.iter().position(answers) {
+            return self.inbox.remove(index).unwrap();
+        }
+        loop {
+            let read = soon("an answer", self.read()).await;
+            let message = read.unwrap_or_else(|code| panic!("{id} unanswered, closed: {code}"));
+            if answers(&message) {
+                return message;
+            }
+            self.inbox.push_back(message);
+        }
+    }
+
+    /// A request and its answer.
+    pub(crate) async fn ask(&mut self, kind: &str, payload: Value) -> Message {
+        let id = self.request(kind, payload).await;
+        self.answer(&id).await
+    }
+
+    /// The payload of the error that answers this request.
+    pub(crate) async fn refused(&mut self, kind: &str, payload: Value) -> Value {
+        let mut answer = self.ask(kind, payload).await;
+        assert!(answer.is("error"), "{}", answer.text);
+        answer.json["payload"].take()
+    }
+
+    /// Sends a message of any kind, whether or not it keeps the rules.
+    pub(crate) async fn send_raw(&mut self, message: tungstenite::Message) {
+        self.socket.send(message).await.unwrap();
     }
 
     pub(crate) async fn send(&mut self, text: &str) {
-        self.socket.send(tungstenite::Message::text(text)).await.unwrap();
+        self.try_send(text).await.unwrap();
+    }
+
+    /// `Err`: nobody is there any more.
+    pub(crate) async fn try_send(&mut self, text: &str) -> Result<(), tungstenite::Error> {
+        self.socket.send(tungstenite::Message::text(text)).await
     }
 
     /// Joins, which must be allowed.
@@ -158,7 +227,13 @@ impl Client {
 
     /// Reads to the end, which must be a close frame with this code.
     pub(crate) async fn expect_close(&mut self, code: u16) {
-        let closed = soon("close", async {
+        let closed = self.closed().await;
+        assert!(closed.starts_with(&format!("{code} ")), "closed with {closed:?}, not {code}");
+    }
+
+    /// Reads to the end, and says how it closed, as `code reason`.
+    pub(crate) async fn closed(&mut self) -> String {
+        soon("close", async {
             loop {
                 match self.read().await {
                     Ok(message) => self.inbox.push_back(message),
@@ -166,8 +241,7 @@ impl Client {
                 }
             }
         })
-        .await;
-        assert!(closed.starts_with(&format!("{code} ")), "closed with {closed:?}, not {code}");
+        .await
     }
 
     /// Whether it is open, and answers.

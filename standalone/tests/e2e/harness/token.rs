@@ -1,4 +1,4 @@
-use jsonwebtoken::{EncodingKey, Header, encode};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use service::Clock;
 
@@ -18,8 +18,17 @@ impl Token {
         self
     }
 
+    pub(crate) fn without(mut self, claim: &str) -> Self {
+        self.0.as_object_mut().unwrap().remove(claim);
+        self
+    }
+
     pub(crate) fn sign(&self) -> String {
-        encode(&Header::default(), &self.0, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
+        self.sign_with(Algorithm::HS256, SECRET)
+    }
+
+    pub(crate) fn sign_with(&self, algorithm: Algorithm, secret: &str) -> String {
+        encode(&Header::new(algorithm), &self.0, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
     }
 }
 
