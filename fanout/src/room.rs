@@ -64,6 +64,8 @@ pub(crate) enum Effect {
     Read(Position),
     /// The store answered from an epoch that was left: do not believe it, ask again in a while.
     AskLater,
+    /// What was held became too much, and will be read again.
+    HeldTooMuch,
 }
 
 pub(crate) type Effects = SmallVec<[Effect; 2]>;
@@ -114,7 +116,7 @@ impl RoomState {
     pub(crate) fn announced(&mut self, at: &Position, entry: Option<Bytes>) -> Effects {
         let mut effects = Effects::new();
         let Some(position) = &mut self.position else {
-            self.hold(at, entry);
+            self.hold(at, entry, &mut effects);
             return effects;
         };
         let first_ever = position.epoch.is_empty() && at.seq == 1 && at.epoch.generation() > self.left;
@@ -135,7 +137,7 @@ impl RoomState {
         } else if at.epoch.generation() <= self.left.max(position.epoch.generation()) {
             return effects;
         }
-        self.hold(at, entry);
+        self.hold(at, entry, &mut effects);
         self.read(&mut effects);
         effects
     }
@@ -228,7 +230,7 @@ impl RoomState {
     }
 
     /// Remembers what cannot be delivered yet: its position always, the publication if it continues the run held.
-    fn hold(&mut self, at: &Position, entry: Option<Bytes>) {
+    fn hold(&mut self, at: &Position, entry: Option<Bytes>, effects: &mut Effects) {
         self.note(at);
         let Some(ahead) = &mut self.ahead else { return };
         let Some(entry) = entry else { return };
@@ -243,6 +245,7 @@ impl RoomState {
                     // Full: the newest position will have it read.
                     ahead.held = None;
                     ahead.held_bytes = 0;
+                    effects.push(Effect::HeldTooMuch);
                 }
             }
             _ => {

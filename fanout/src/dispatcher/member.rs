@@ -163,7 +163,7 @@ impl Behind {
                     self.position = to.clone();
                     attachment.control(lost(room, to, reason));
                 }
-                Effect::Read(_) | Effect::AskLater => {}
+                Effect::Read(_) | Effect::AskLater | Effect::HeldTooMuch => {}
             }
         }
         true

@@ -436,6 +436,9 @@ impl Shard {
                     let asked = Asked { at, ..entry.data.asked(room) };
                     self.store.page(Purpose::Repair, asked, Duration::ZERO);
                 }
+                Effect::HeldTooMuch => {
+                    self.metrics.held_full.inc();
+                }
                 Effect::AskLater => {
                     self.metrics.from_the_past.inc();
                     tracing::warn!(%room, "the store answers from an epoch that was left: asking again");

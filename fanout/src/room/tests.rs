@@ -53,6 +53,18 @@ fn a_gap_is_read_once_and_what_came_meanwhile_follows() {
 }
 
 #[test]
+fn what_is_held_has_a_limit_and_beyond_it_is_read_again() {
+    let mut room = started(&at(1, 4));
+    let last = 6 + HELD_ITEMS as u64;
+    let effects: Vec<_> = (6..=last).flat_map(|seq| room.announced(&at(1, seq), Some(entry(seq)))).collect();
+    assert_eq!(effects, [Effect::Read(at(1, 4)), Effect::HeldTooMuch]);
+    let effects = room.page(&page(at(1, last - 1), 5, last - 5, true));
+    assert_eq!(*delivered(&effects).last().unwrap(), last - 1);
+    assert_eq!(effects.last(), Some(&Effect::Read(at(1, last - 1))));
+    assert_eq!(delivered(&room.page(&page(at(1, last), last, 1, true))), [last]);
+}
+
+#[test]
 fn a_duplicates_position_has_the_lost_announcement_read() {
     let mut room = started(&at(1, 4));
     assert_eq!(room.announced(&at(1, 5), None).as_slice(), [Effect::Read(at(1, 4))]);
@@ -259,6 +271,7 @@ impl Witness {
                 Effect::Read(after) => {
                     assert_eq!(self.reading.replace(after), None, "one read at a time");
                 }
+                Effect::HeldTooMuch => {}
                 Effect::AskLater => panic!("the model never answers from the past"),
             }
         }

@@ -12,6 +12,7 @@ mod process;
 mod proxy;
 mod publish_api;
 mod publish_stream;
+mod queues;
 mod redis;
 mod redis_node;
 mod redis_server;
