@@ -20,6 +20,8 @@ use crate::{
 /// Below so many bytes a secret is too easily guessed (RFC 7518, section 3.2, for HS256).
 const SHORT_SECRET_BYTES: usize = 32;
 
+const MIN_SEND_QUEUE: usize = 8;
+
 /// What a grant says cannot be taken back before it ends, but for a removal.
 const MAX_GRANT_TTL: Duration = Duration::from_hours(1);
 
@@ -209,6 +211,9 @@ impl Config {
         if flags.drain_window + flags.write_wait > flags.common.shutdown_timeout {
             return Err("DRAIN_WINDOW and WRITE_WAIT together must not be more than SHUTDOWN_TIMEOUT".to_owned());
         }
+        if flags.send_queue < MIN_SEND_QUEUE {
+            return Err(format!("SEND_QUEUE must be at least {MIN_SEND_QUEUE}: a welcome and some answers must fit"));
+        }
         if flags.max_message_bytes > flags.send_queue_bytes {
             return Err("MAX_MESSAGE_BYTES must not be more than SEND_QUEUE_BYTES".to_owned());
         }
@@ -307,6 +312,7 @@ impl Config {
             linger: self.flags.room_linger,
             join_timeout: self.flags.publish_timeout,
             tail_bytes: self.flags.tail_bytes,
+            send_queue: self.flags.send_queue,
         }
     }
 
@@ -365,6 +371,7 @@ mod tests {
             (&["--backend-forward-token", "perhaps"], "--backend-forward-token"),
             (&["--fanout-addr", "nowhere"], "--fanout-addr"),
             (&["--send-queue", "0"], "--send-queue"),
+            (&["--send-queue", "7"], "SEND_QUEUE"),
             (&["--pong-wait", "0s"], "--pong-wait"),
             (&["--no-such-flag"], "--no-such-flag"),
         ] {

@@ -74,6 +74,8 @@ pub struct Settings {
     pub join_timeout: Duration,
     /// What recent publications of all rooms may take in memory.
     pub tail_bytes: usize,
+    /// Messages that wait for one client: half of it is handed out at a time.
+    pub send_queue: usize,
 }
 
 /// Each call gives a client its own moment within the window over which clients are spread, in milliseconds.
@@ -96,7 +98,7 @@ impl Hub {
             let overflow = Arc::new(Overflow::default());
             handles.push(ShardHandle { commands: sender, overflow: overflow.clone() });
             let tail_bytes = settings.tail_bytes / settings.shards.max(1);
-            let rooms = Rooms::new(settings.linger, tail_bytes, slots(spread.clone()));
+            let rooms = Rooms::new(settings.linger, tail_bytes, settings.send_queue, slots(spread.clone()));
             let metrics = metrics.clone();
             tasks.push(Shard { rooms, commands, overflow, metrics, counted: Counted::default() }.run(end.clone()));
         }
@@ -180,19 +182,19 @@ impl Hub {
     }
 
     /// A page of a room's history, or why there is none.
-    pub fn page(&self, result: wire::ReadResult) {
+    pub fn page(&self, from: LinkId, result: wire::ReadResult) {
         let bytes = result.entries.iter().map(Bytes::len).sum();
-        self.hand_over_bytes(&result.room.clone(), bytes, Command::Page { result, bytes });
+        self.hand_over_bytes(&result.room.clone(), bytes, Command::Page { from, result, bytes });
     }
 
     /// A link says that continuity is broken.
-    pub fn lost(&self, lost: wire::Lost) {
+    pub fn lost(&self, from: LinkId, lost: wire::Lost) {
         let reason = match lost.reason() {
             wire::LostReason::History => LostReason::History,
             wire::LostReason::Failover | wire::LostReason::Unspecified => LostReason::Failover,
         };
         let position = Position::from(lost.position.unwrap_or_default());
-        self.hand_over(&lost.room.clone(), Command::Lost { room: lost.room, position, reason });
+        self.hand_over(&lost.room.clone(), Command::Lost { from, room: lost.room, position, reason });
     }
 
     /// The rooms with most members, at most `limit`, most members first.

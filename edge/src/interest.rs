@@ -30,8 +30,8 @@ pub enum ReadFrom {
     Last(u32),
 }
 
-/// The rooms of which a page is wanted, at most one each.
-pub type Reads = queues::Interest<Room, ReadFrom>;
+/// The rooms of which a page is wanted, at most one each, with the number that its answer is known by.
+pub type Reads = queues::Interest<Room, (u64, ReadFrom)>;
 
 /// A link that is up.
 #[derive(Clone)]

@@ -58,12 +58,6 @@ impl Outbox {
         self.queue.try_push(frame, self.share())
     }
 
-    /// Whether replays have to wait.
-    pub fn is_filled(&self) -> bool {
-        let (held, share) = (self.queue.held(), self.share());
-        held.frames >= share.frames || held.bytes >= share.bytes
-    }
-
     /// Waits until there is room for more of a replay.
     pub async fn low(&self) {
         let Limits { frames, bytes } = self.share();

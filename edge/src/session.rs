@@ -296,7 +296,11 @@ impl Session {
 
     fn handle(&mut self, room: Room, request: Waiting, actions: &mut Vec<Action>) {
         match request {
-            Waiting::Leave { id } => self.leave(&room, id, actions),
+            // What waited behind it was asked later: it is not cancelled.
+            Waiting::Leave { id } if self.rooms.membership(&room).is_some() => {
+                self.start_leaving(&room, id, None, actions);
+            }
+            Waiting::Leave { id } => actions.push(left(id.as_deref(), &room)),
             Waiting::Join { id, since, grant } => self.join(room, id, since, grant, actions),
             Waiting::Broadcast { id, body, key } => match self.rooms.membership(&room) {
                 Some(Membership { publish: true }) => self.broadcast(room, id, &body, key, actions),

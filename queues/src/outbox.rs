@@ -74,10 +74,11 @@ impl<C: Copy> Outbox<C> {
         Self { state: Mutex::new(state) }
     }
 
-    /// Queues a frame if that stays within the limits, which are the caller's own, below those of [`Self::push`].
+    /// Queues a frame if that stays within the limits, which are the caller's own, below those of [`Self::push`]; one of
+    /// any size when nothing else is held.
     pub fn try_push(&self, frame: Bytes, limits: Limits) -> bool {
         let mut state = lock(&self.state);
-        if !matches!(state.end, End::Open) || !state.held.fits(frame.len(), limits) {
+        if !matches!(state.end, End::Open) || (state.held.frames > 0 && !state.held.fits(frame.len(), limits)) {
             return false;
         }
         state.add(frame);

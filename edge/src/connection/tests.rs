@@ -58,6 +58,7 @@ impl Edge {
             linger: Duration::from_secs(5),
             join_timeout: Duration::from_secs(5),
             tail_bytes: 1 << 20,
+            send_queue: 256,
         };
         let (hub, shards) = Hub::new(&settings, &connections.spread(), &metrics, &CancellationToken::new());
         for shard in shards {

@@ -22,10 +22,11 @@ pub(super) struct Page {
 }
 
 impl Page {
-    pub(super) fn new(room: &Room, result: ReadResult) -> Self {
+    /// `last`: what was asked for was the latest so many, which count whatever epoch they are of.
+    pub(super) fn new(room: &Room, result: ReadResult, last: bool) -> Self {
         let ReadResult { position, prev, complete, first_seq, entries, .. } = result;
         let position = Position::from(position.unwrap_or_default());
-        let prev = prev.map(Position::from);
+        let prev = prev.map(Position::from).filter(|_| !last);
         let old = prev.as_ref().map_or(0, |prev| (prev.seq + 1).saturating_sub(first_seq));
         let old = usize::try_from(old).unwrap_or(usize::MAX).min(entries.len());
         // What an incomplete page has of the epoch before does not follow on anything.
@@ -42,6 +43,12 @@ impl Page {
             run.push(frame(room, &epoch, seq, entry));
         }
         Self { position, prev, complete, run }
+    }
+
+    /// Whether the store still knows the epoch.
+    pub(super) fn knows(&self, epoch: &Epoch) -> bool {
+        let prev = self.prev.as_ref().is_some_and(|prev| prev.epoch == *epoch);
+        epoch.is_empty() || *epoch == self.position.epoch || prev
     }
 
     /// Where the run begins.
@@ -86,7 +93,7 @@ mod tests {
     }
 
     fn page(result: ReadResult) -> Page {
-        Page::new(&Room::try_new("r").unwrap(), result)
+        Page::new(&Room::try_new("r").unwrap(), result, false)
     }
 
     #[test]

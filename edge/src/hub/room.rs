@@ -21,6 +21,11 @@ use crate::{
     session::JoinOutcome,
 };
 
+/// Publications that wait to be handed to a room's members, and bytes of them. Beyond that they are dropped, and asked for
+/// when half of it is handed out.
+const ROOM_PENDING: usize = 4096;
+const ROOM_PENDING_BYTES: usize = 4 << 20;
+
 /// One room of the hub: where it stands, who is in it, what is still to be handed to them.
 ///
 /// Publications that came in are *pending* until a walk over the members begins that hands them out. So there are two
@@ -35,6 +40,9 @@ pub(super) struct HubRoom {
     received: Option<Position>,
     pub(super) handed: Position,
     pending: VecDeque<Item>,
+    pending_bytes: usize,
+    /// Something was dropped because too much was pending: to be asked for when there is less.
+    dropped: bool,
     slice: Vec<Item>,
     /// What was handed out last, ending there.
     pub(super) tail: Option<Box<Tail>>,
@@ -49,6 +57,8 @@ pub(super) struct HubRoom {
     asked: bool,
     /// Whether the hub has it on its list of rooms with something to hand out.
     pub(super) scheduled: bool,
+    /// Whether the hub has it on its list of rooms with members-to-be.
+    pub(super) awaited: bool,
     /// Whether the hub has it on its list of rooms that may be given up.
     pub(super) lingering: bool,
     pub(super) empty_since: Option<Instant>,
@@ -85,6 +95,8 @@ pub(super) struct Cx<'a> {
     /// A member's own moment to reload, from now.
     pub(super) after_ms: &'a mut dyn FnMut() -> u64,
     pub(super) slot: usize,
+    /// The number of the last read of a history.
+    pub(super) next_read: &'a mut u64,
     /// Counts frames queued for members that catch up.
     pub(super) replayed: u64,
 }
@@ -102,6 +114,8 @@ pub(super) struct Taken {
     pub(super) fresh: usize,
     pub(super) duplicates: usize,
     pub(super) gap: bool,
+    /// Too much waits to be handed out: the rest was dropped, and will be asked for.
+    pub(super) full: bool,
 }
 
 impl HubRoom {
@@ -113,6 +127,8 @@ impl HubRoom {
             received: None,
             handed: Position::default(),
             pending: VecDeque::new(),
+            pending_bytes: 0,
+            dropped: false,
             slice: Vec::new(),
             tail: None,
             replay: None,
@@ -121,6 +137,7 @@ impl HubRoom {
             leaving: None,
             asked: false,
             scheduled: false,
+            awaited: false,
             lingering: false,
             empty_since: None,
         }
@@ -151,13 +168,13 @@ impl HubRoom {
             return;
         }
         let member = joining.member.clone();
+        if let Some(replay) = &mut self.replay {
+            replay.remove(&member);
+        }
         if self.members.is_awaited(&member) {
             // Joined again in the middle of a walk: what the walk still has for it comes before the position it is told.
             self.members.remove(&member);
             hand(&self.name, &self.slice, &member, cx.after_ms);
-        }
-        if let Some(replay) = &mut self.replay {
-            replay.remove(&member);
         }
         if joining.answer(&self.name, &self.handed, false, JoinOutcome::Joined) {
             self.members.insert(member);
@@ -165,22 +182,31 @@ impl HubRoom {
     }
 
     /// Ends a membership, or the waiting for one.
-    pub(super) fn leave(&mut self, member: &Arc<Outbox>) {
+    pub(super) fn leave(&mut self, member: &Arc<Outbox>, cx: &mut Cx<'_>) {
         self.members.remove(member);
         self.waiting.retain(|waiting| !Arc::ptr_eq(&waiting.member, member));
         if let Some(replay) = &mut self.replay {
             replay.remove(member);
         }
+        self.end_replay(cx);
+    }
+
+    /// Gives up what is kept for those that catch up, once there are none.
+    pub(super) fn end_replay(&mut self, cx: &mut Cx<'_>) {
+        if let Some(mut replay) = self.replay.take_if(|replay| replay.len() == 0) {
+            Self::drop_page(&mut replay, cx);
+        }
     }
 
     /// Gives up on those who have waited long enough.
-    pub(super) fn expire(&mut self, now: Instant) {
+    pub(super) fn expire(&mut self, now: Instant, cx: &mut Cx<'_>) {
         for waiting in self.waiting.extract_if(.., |waiting| waiting.deadline <= now) {
             let _ = waiting.done.send(JoinOutcome::Unavailable);
         }
         if let Some(replay) = &mut self.replay {
             replay.expire(now);
         }
+        self.end_replay(cx);
     }
 
     /// Tells the links what is wanted of the room, given those that are up now.
@@ -190,7 +216,6 @@ impl HubRoom {
             replay.forget_read(|link| placement.get(link).is_none());
         }
         self.move_to_best(placement);
-        self.serve(cx);
     }
 
     fn move_to_best(&mut self, placement: &Placement) {
@@ -204,6 +229,8 @@ impl HubRoom {
         if self.link == Some(best.id) {
             return;
         }
+        // Back to the one it was moving away from: that one stays.
+        self.leaving.take_if(|leaving| *leaving == best.id);
         let before = self.link.replace(best.id).filter(|link| placement.get(*link).is_some());
         if let Some(before) = before {
             self.abandon(placement, self.leaving);
@@ -242,11 +269,9 @@ impl HubRoom {
         self.abandon(cx.placement, leaving);
         match &self.received {
             None => {
+                // Those who wait are admitted in the course of walks.
                 self.handed = position.clone();
                 self.received = Some(position);
-                for joining in std::mem::take(&mut self.waiting) {
-                    self.admit(joining, cx);
-                }
             }
             Some(_) if complete => {}
             Some(before) if before.epoch == position.epoch && before.seq >= position.seq => {}
@@ -257,8 +282,17 @@ impl HubRoom {
         }
     }
 
+    /// A link says that continuity is broken. Only the one that serves the room knows; of another, it is of the past.
+    pub(super) fn lost_by(&mut self, from: LinkId, position: Position, reason: LostReason) {
+        let left = self.received.as_ref().is_some_and(|at| at.epoch.generation() > position.epoch.generation());
+        // A store that was wiped has no epoch to name.
+        if self.link == Some(from) && (!left || position.epoch.is_empty()) {
+            self.lost(position, reason);
+        }
+    }
+
     /// Continuity is broken: delivery goes on after `position`.
-    pub(super) fn lost(&mut self, position: Position, reason: LostReason) {
+    fn lost(&mut self, position: Position, reason: LostReason) {
         let Some(received) = &mut self.received else { return };
         // The same loss told twice, by two links, is one.
         if received.epoch == position.epoch && received.seq >= position.seq {
@@ -289,6 +323,10 @@ impl HubRoom {
                 taken.duplicates += 1;
                 continue;
             }
+            if self.pending.len() >= ROOM_PENDING || self.pending_bytes + entry.len() > ROOM_PENDING_BYTES {
+                (taken.full, self.dropped) = (true, true);
+                break;
+            }
             if first_ever {
                 received.epoch = proto::Epoch::new(epoch);
             }
@@ -310,25 +348,55 @@ impl HubRoom {
             return;
         }
         let frame = page::frame(&self.name, &position.epoch, position.seq, entry.clone());
+        self.pending_bytes += frame.len();
         self.pending.push_back(Item::Publication { position, frame });
     }
 
     pub(super) fn has_work(&self) -> bool {
+        let admits = self.received.is_some() && !self.waiting.is_empty();
+        let serves = self.replay.as_ref().is_some_and(|replay| replay.has_work());
+        admits || serves || self.has_pending()
+    }
+
+    fn has_pending(&self) -> bool {
         self.members.is_walking() || !self.pending.is_empty()
+    }
+
+    /// When the first member-to-be is to be given up.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let replay = self.replay.as_ref().and_then(|replay| replay.deadline());
+        self.waiting.iter().map(|waiting| waiting.deadline).chain(replay).min()
     }
 
     /// Hands what is pending to at most `members` members, in slices of at most half an outbox. Returns how many
     /// members it met, and how many frames were queued.
     pub(super) fn walk(&mut self, members: usize, cx: &mut Cx<'_>) -> (usize, usize) {
-        if !self.has_work() {
-            // Those it was for have left.
+        let admitted = self.admit_waiting(members, cx);
+        let served = self.serve(members - admitted, cx);
+        let (met, queued) = self.walk_pending(members - admitted - served, cx);
+        (admitted + served + met, queued)
+    }
+
+    fn admit_waiting(&mut self, limit: usize, cx: &mut Cx<'_>) -> usize {
+        if self.received.is_none() {
+            return 0;
+        }
+        let admitted: Vec<_> = self.waiting.drain(..limit.min(self.waiting.len())).collect();
+        let count = admitted.len();
+        admitted.into_iter().for_each(|joining| self.admit(joining, cx));
+        count
+    }
+
+    fn walk_pending(&mut self, limit: usize, cx: &mut Cx<'_>) -> (usize, usize) {
+        // Nothing is pending if those it was for have left.
+        if limit == 0 || !self.has_pending() {
             return (0, 0);
         }
         if !self.members.is_walking() {
             self.begin_slice(cx);
         }
         let (mut met, mut queued) = (0, 0);
-        for member in self.members.walk(members) {
+        for member in self.members.walk(limit) {
             met += 1;
             queued += hand(&self.name, &self.slice, member, cx.after_ms);
         }
@@ -338,6 +406,10 @@ impl HubRoom {
                 // Bursts give their memory back.
                 self.slice.shrink_to(4);
                 self.pending.shrink_to(4);
+            }
+            if self.dropped && self.pending.len() < ROOM_PENDING / 2 && self.pending_bytes < ROOM_PENDING_BYTES / 2 {
+                self.dropped = false;
+                self.ask(cx.placement);
             }
         }
         (met, queued)
@@ -359,13 +431,13 @@ impl HubRoom {
             frames += 1;
             bytes += len;
             if let Some(item) = self.pending.pop_front() {
+                self.pending_bytes -= item.len();
                 self.extend_tail(&item, cx);
                 self.slice.push(item);
             }
         }
         if let Some(replay) = &mut self.replay {
             replay.moved_on();
-            self.serve(cx);
         }
     }
 
@@ -401,7 +473,7 @@ impl HubRoom {
     }
 
     pub(super) fn drop_page(replay: &mut Replay, cx: &mut Cx<'_>) {
-        if let Some(page) = replay.page.take() {
+        if let Some(page) = replay.take_page() {
             cx.budget.give_back(1, page.bytes());
         }
     }
@@ -427,7 +499,7 @@ impl HubRoom {
                     }
                 }
                 _ => {
-                    replay.page = Some(run);
+                    replay.set_page(run);
                     cx.budget.add(self.owner(cx.slot, true), bytes);
                 }
             }
@@ -438,7 +510,7 @@ impl HubRoom {
     /// Gives memory back. Returns how many frames, or pages, and how many bytes.
     pub(super) fn evict(&mut self, page: bool) -> (usize, usize) {
         let freed = if page {
-            self.replay.as_mut().and_then(|replay| replay.page.take()).map(|page| page.bytes())
+            self.replay.as_mut().and_then(|replay| replay.take_page()).map(|page| page.bytes())
         } else {
             self.tail.as_mut().and_then(|tail| tail.pop_front())
         };

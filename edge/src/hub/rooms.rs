@@ -1,4 +1,9 @@
-use std::{cmp::Reverse, collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use ahash::RandomState;
 use bytes::Bytes;
@@ -9,7 +14,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{
     budget::Budget,
     page::Page,
-    replay::Progress,
+    replay::{Progress, ReadId},
     room::{Cx, HubRoom, Taken, Waiting},
 };
 use crate::{
@@ -30,8 +35,8 @@ pub(super) struct Rooms {
     placement: Arc<Placement>,
     /// Rooms with something to hand out, each once; they take turns.
     work: VecDeque<usize>,
-    /// Rooms with members-to-be, by deadline; all wait equally long, so they come in order.
-    waiting: VecDeque<(Instant, Room)>,
+    /// Rooms with members-to-be, by the first deadline; each once.
+    waiting: BinaryHeap<Reverse<(Instant, Room)>>,
     /// Rooms that were left by all, by the time they may be given up; each once.
     lingering: VecDeque<(Instant, Room)>,
     /// Rooms whose history could not be read, by the time to try again.
@@ -43,6 +48,9 @@ pub(super) struct Rooms {
     /// Frames queued for members that catch up, not yet counted.
     replayed: u64,
     generation: u32,
+    next_read: u64,
+    /// Frames handed out between two yields, whatever rooms they are of: half of what one client may have waiting.
+    slice: usize,
     after_ms: Box<dyn FnMut() -> u64 + Send>,
 }
 
@@ -54,8 +62,13 @@ pub(super) struct Walked {
 }
 
 impl Rooms {
-    /// `tail_bytes`: what the tails of all rooms may hold. `after_ms`: a member's own moment to reload, from now.
-    pub(super) fn new(linger: Duration, tail_bytes: usize, after_ms: Box<dyn FnMut() -> u64 + Send>) -> Self {
+    /// `tail_bytes`: what the tails of all rooms may hold. `send_queue`: messages that wait for one client. `after_ms`: a member's own moment to reload, from now.
+    pub(super) fn new(
+        linger: Duration,
+        tail_bytes: usize,
+        send_queue: usize,
+        after_ms: Box<dyn FnMut() -> u64 + Send>,
+    ) -> Self {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
@@ -63,7 +76,7 @@ impl Rooms {
             hasher: RandomState::new(),
             placement: Arc::default(),
             work: VecDeque::new(),
-            waiting: VecDeque::new(),
+            waiting: BinaryHeap::new(),
             lingering: VecDeque::new(),
             retries: VecDeque::new(),
             linger,
@@ -71,6 +84,8 @@ impl Rooms {
             budget: Budget::new(tail_bytes),
             replayed: 0,
             generation: 0,
+            next_read: 0,
+            slice: send_queue.div_ceil(2),
             after_ms,
         }
     }
@@ -92,15 +107,15 @@ impl Rooms {
             state.empty_since = None;
             state.join(joining, cx);
             state.place(cx);
-            !state.waiting.is_empty() || state.replay.is_some()
+            state.deadline().is_some() && !std::mem::replace(&mut state.awaited, true)
         });
         if waits == Some(true) {
-            self.waiting.push_back((deadline, room));
+            self.waiting.push(Reverse((deadline, room)));
         }
     }
 
     pub(super) fn leave(&mut self, room: &Room, member: &Arc<Outbox>, now: Instant) {
-        self.with(room, |state, _| state.leave(member));
+        self.with(room, |state, cx| state.leave(member, cx));
         self.linger_if_empty(room, now);
     }
 
@@ -109,13 +124,21 @@ impl Rooms {
         self.with(room, |state, cx| state.more(member, done, cx));
     }
 
-    pub(super) fn page(&mut self, room: &str, result: ReadResult) {
-        self.with(room, |state, cx| state.page_read(Page::new(&state.name, result), cx));
-    }
-
-    /// A page could not be read: another try a little later.
-    pub(super) fn page_failed(&mut self, room: &str, now: Instant) {
-        if let Some(name) = self.with(room, |state, _| state.name.clone()) {
+    /// The answer to a read, over the link given.
+    pub(super) fn page(&mut self, link: LinkId, result: ReadResult, now: Instant) {
+        let (room, id) = (result.room.clone(), ReadId { link, number: result.id });
+        if result.error.is_none() {
+            self.with(&room, |state, cx| {
+                let last = state.replay.as_ref().is_some_and(|replay| replay.reads_last());
+                state.page_read(id, Page::new(&state.name, result, last), cx);
+            });
+            return;
+        }
+        let failed = self.with(&room, |state, _| {
+            let failed = state.replay.as_mut().is_some_and(|replay| replay.page_failed(id));
+            failed.then(|| state.name.clone())
+        });
+        if let Some(name) = failed.flatten() {
             self.retries.push_back((now + READ_RETRY, name));
         }
     }
@@ -124,8 +147,8 @@ impl Rooms {
         self.with(room, |state, cx| state.state(from, position, complete, cx));
     }
 
-    pub(super) fn lost(&mut self, room: &str, position: Position, reason: LostReason) {
-        self.with(room, |state, _| state.lost(position, reason));
+    pub(super) fn lost(&mut self, from: LinkId, room: &str, position: Position, reason: LostReason) {
+        self.with(room, |state, _| state.lost_by(from, position, reason));
     }
 
     pub(super) fn publications(&mut self, room: &str, epoch: &str, first_seq: u64, entries: &[Bytes]) -> Taken {
@@ -137,8 +160,9 @@ impl Rooms {
         self.with(room, |state, cx| {
             state.ask(cx.placement);
             // It may have been a page.
-            state.page_failed();
-            state.serve(cx);
+            if let Some(replay) = &mut state.replay {
+                replay.read_again();
+            }
         });
     }
 
@@ -153,20 +177,24 @@ impl Rooms {
     /// Hands out what is pending to at most about `budget` members; rooms take turns.
     pub(super) fn walk(&mut self, budget: usize) -> Walked {
         let mut walked = Walked::default();
-        while walked.members < budget {
+        // A client may be in many rooms: bursts in all of them together are no slowness either.
+        let mut slices = 0;
+        while walked.members < budget && slices < self.slice {
             let Some(slot) = self.work.pop_front() else { break };
             let rest = budget - walked.members;
-            let Some((members, frames, slice_over)) = self.with_slot(slot, |room, cx| {
+            let done = self.with_slot(slot, |room, cx| {
                 room.scheduled = false;
                 let (members, frames) = room.walk(rest, cx);
-                (members, frames, room.has_work() && !room.members.is_walking())
-            }) else {
-                continue;
-            };
-            walked.members += members;
+                let slice = if members == 0 { 0 } else { frames.div_ceil(members) };
+                (members, frames, slice, room.has_work() && !room.members.is_walking())
+            });
+            let Some((members, frames, slice, more)) = done else { continue };
+            // A room that only moved on counts as well, or many of them would take for ever.
+            walked.members += members.max(1);
             walked.frames += frames as u64;
-            if slice_over {
-                // One slice of a burst: the pumps run before the next.
+            slices += slice;
+            if more {
+                // Not its next slice in the same breath.
                 break;
             }
         }
@@ -180,20 +208,28 @@ impl Rooms {
 
     /// When [`Self::expire`] has something to do.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let waiting = self.waiting.peek().map(|Reverse((deadline, _))| *deadline);
         let first = |queue: &VecDeque<(Instant, Room)>| queue.front().map(|(deadline, _)| *deadline);
-        [first(&self.waiting), first(&self.lingering), first(&self.retries)].into_iter().flatten().min()
+        [waiting, first(&self.lingering), first(&self.retries)].into_iter().flatten().min()
     }
 
     /// Gives up on members-to-be that have waited long enough, and on rooms that nobody came back to.
     pub(super) fn expire(&mut self, now: Instant) {
-        while let Some((_, room)) = self.waiting.pop_front_if(|(deadline, _)| *deadline <= now) {
-            self.with(&room, |state, _| state.expire(now));
+        while self.waiting.peek().is_some_and(|Reverse((deadline, _))| *deadline <= now) {
+            let Some(Reverse((_, room))) = self.waiting.pop() else { break };
+            let next = self.with(&room, |state, cx| {
+                state.expire(now, cx);
+                state.awaited = state.deadline().is_some();
+                state.deadline()
+            });
             self.linger_if_empty(&room, now);
+            self.waiting.extend(next.flatten().map(|deadline| Reverse((deadline, room))));
         }
         while let Some((_, room)) = self.retries.pop_front_if(|(deadline, _)| *deadline <= now) {
-            self.with(&room, |state, cx| {
-                state.page_failed();
-                state.serve(cx);
+            self.with(&room, |state, _| {
+                if let Some(replay) = &mut state.replay {
+                    replay.read_again();
+                }
             });
         }
         while let Some((_, room)) = self.lingering.pop_front_if(|(deadline, _)| *deadline <= now) {
@@ -256,6 +292,7 @@ impl Rooms {
             budget: &mut self.budget,
             after_ms: &mut *self.after_ms,
             slot,
+            next_read: &mut self.next_read,
             replayed: 0,
         };
         let result = change(state, &mut cx);
@@ -303,6 +340,7 @@ impl Rooms {
         self.with_slot(slot, |state, cx| {
             state.give_up(cx.placement);
             state.drop_tail(cx);
+            state.end_replay(cx);
         });
         self.slots[slot] = None;
         self.free.push(slot);

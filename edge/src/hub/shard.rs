@@ -2,7 +2,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -61,6 +61,7 @@ pub(super) enum Command {
         bytes: usize,
     },
     Lost {
+        from: LinkId,
         room: String,
         position: Position,
         reason: LostReason,
@@ -71,6 +72,7 @@ pub(super) enum Command {
         done: oneshot::Sender<Progress>,
     },
     Page {
+        from: LinkId,
         result: ReadResult,
         bytes: usize,
     },
@@ -88,16 +90,21 @@ pub(super) struct Overflow {
     pub(super) bytes: AtomicUsize,
     /// Rooms of which something was dropped because the queue was full. Each once; to be asked for again.
     missed: Mutex<HashSet<String>>,
+    some_missed: AtomicBool,
     any_missed: Notify,
 }
 
 impl Overflow {
     pub(super) fn missed(&self, room: String) {
         self.missed.lock().unwrap_or_else(PoisonError::into_inner).insert(room);
+        self.some_missed.store(true, Ordering::Release);
         self.any_missed.notify_one();
     }
 
     fn take(&self) -> HashSet<String> {
+        if !self.some_missed.swap(false, Ordering::Acquire) {
+            return HashSet::new();
+        }
         std::mem::take(&mut *self.missed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -113,29 +120,40 @@ pub(super) struct Shard {
 
 impl Shard {
     pub(super) async fn run(mut self, end: CancellationToken) {
-        loop {
+        while !end.is_cancelled() {
             if self.rooms.has_work() {
                 self.handle_ready();
                 self.walk();
+                self.keep_house();
+                // The pumps of those that got something run before the next slice.
                 tokio::task::yield_now().await;
                 continue;
             }
             let deadline = self.rooms.next_deadline();
             tokio::select! {
-                biased;
-                () = end.cancelled() => return,
+                () = end.cancelled() => {}
                 command = self.commands.recv() => {
                     let Some(command) = command else { return };
                     self.handle(command);
                     self.handle_ready();
                 }
-                () = self.overflow.any_missed.notified() => self.ask_again(),
-                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                    self.rooms.expire(Instant::now());
-                }
+                () = self.overflow.any_missed.notified() => {}
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
             }
-            self.count();
+            self.keep_house();
         }
+    }
+
+    /// What is due however busy it is.
+    fn keep_house(&mut self) {
+        for room in self.overflow.take() {
+            self.rooms.ask_again(&room);
+        }
+        let now = Instant::now();
+        if self.rooms.next_deadline().is_some_and(|deadline| deadline <= now) {
+            self.rooms.expire(now);
+        }
+        self.count();
     }
 
     fn walk(&mut self) {
@@ -147,12 +165,6 @@ impl Shard {
         for _ in 0..MAX_COMMANDS {
             let Ok(command) = self.commands.try_recv() else { break };
             self.handle(command);
-        }
-    }
-
-    fn ask_again(&mut self) {
-        for room in self.overflow.take() {
-            self.rooms.ask_again(&room);
         }
     }
 
@@ -174,19 +186,19 @@ impl Shard {
                 self.metrics.publications.inc_by(taken.fresh as u64);
                 self.metrics.duplicates.inc_by(taken.duplicates as u64);
                 self.metrics.gaps.inc_by(taken.gap.into());
+                self.metrics.room_full.inc_by(taken.full.into());
             }
-            Command::Lost { room, position, reason } => self.rooms.lost(&room, position, reason),
+            Command::Lost { from, room, position, reason } => self.rooms.lost(from, &room, position, reason),
             Command::More { room, member, done } => self.rooms.more(&room, &member, done),
-            Command::Page { result, bytes } => {
+            Command::Page { from, result, bytes } => {
                 self.overflow.bytes.fetch_sub(bytes, Ordering::Relaxed);
-                let room = result.room.clone();
                 if let Some(error) = &result.error {
-                    tracing::debug!(room, code = error.code, error = error.message, "read a history");
-                    self.rooms.page_failed(&room, Instant::now());
+                    self.metrics.pages_failed.inc();
+                    tracing::debug!(room = result.room, code = error.code, error = error.message, "read a history");
                 } else {
                     self.metrics.pages.inc();
-                    self.rooms.page(&room, result);
                 }
+                self.rooms.page(from, result, Instant::now());
             }
             Command::Place(placement) => self.rooms.place(placement),
             Command::Top { limit, answer } => {

@@ -311,6 +311,16 @@ fn leaves_in_a_row_are_answered_in_order() {
 }
 
 #[test]
+fn what_is_asked_after_a_leave_that_waits_is_not_cancelled() {
+    let mut h = Harness::member("a", true);
+    h.leave("1", "a").join("2", "a").leave("3", "a").join("4", "a");
+    assert_eq!(h.done(), ["Leave a 1 -", "cancelled 2"]);
+    assert_eq!(h.left("a").done(), ["left 3", "Authorize a"]);
+    h.authorized("a", Decision::Allowed { publish: true });
+    assert_eq!(h.joined("a").done(), ["Join a 4 true"]);
+}
+
+#[test]
 fn grants_are_passed_on() {
     let mut h = Harness::new();
     h.send(&json!({"type": "join", "payload": {"room": "a", "grant": "v1.x"}}));

@@ -27,8 +27,13 @@ impl Harness {
         progress
     }
 
+    fn answer(&mut self, result: wire::ReadResult) {
+        self.rooms.page(LINK, result, self.now);
+        self.walk_all();
+    }
+
     /// What is to be read, as a link would send it.
-    fn reads(&self) -> Vec<(Room, ReadFrom)> {
+    fn reads(&self) -> Vec<(Room, (u64, ReadFrom))> {
         let mut reads = Vec::new();
         let _ = self.reads.poll_drain(&Context::from_waker(Waker::noop()), usize::MAX, &mut reads);
         reads
@@ -36,7 +41,7 @@ impl Harness {
 }
 
 /// The answer of a store that stands at `seq` and keeps what follows `kept_from`.
-fn page(room: &str, from: &ReadFrom, seq: u64, kept_from: u64) -> wire::ReadResult {
+fn page(room: &str, (id, from): &(u64, ReadFrom), seq: u64, kept_from: u64) -> wire::ReadResult {
     let (after, complete) = match from {
         ReadFrom::After(position) if position.epoch.as_str() == "e" || position.seq == 0 => {
             let known = position.seq >= kept_from && position.seq <= seq;
@@ -48,6 +53,7 @@ fn page(room: &str, from: &ReadFrom, seq: u64, kept_from: u64) -> wire::ReadResu
     // Pages are short, so that several are needed.
     let last = if matches!(from, ReadFrom::After(_)) { seq.min(after + 5) } else { seq };
     wire::ReadResult {
+        id: *id,
         room: room.to_owned(),
         position: Some(wire::Position { epoch: "e".into(), seq }),
         complete,
@@ -93,7 +99,7 @@ fn what_the_tail_has_is_not_read() {
     assert!(h.reads().is_empty());
     // More than the tail has: the store is asked.
     let _outcome = h.join_since("r", &all, Since::Last(99));
-    assert_eq!(h.reads(), [(Room::try_new("r").unwrap(), ReadFrom::Last(99))]);
+    assert!(matches!(&h.reads()[..], [(_, (_, ReadFrom::Last(99)))]));
 }
 
 #[test]
@@ -105,9 +111,9 @@ fn a_read_from_the_lowest_position_serves_the_others_and_becomes_the_tail() {
     let high = test_support::outbox();
     let mut second = h.join_since("r", &high, since(6));
     let [(_, from)] = &h.reads()[..] else { panic!() };
-    assert_eq!(*from, ReadFrom::After(Position::new("e", 4)));
+    assert_eq!(from.1, ReadFrom::After(Position::new("e", 4)));
     assert!(outcome.try_recv().is_err(), "not before it is known what is missing");
-    h.rooms.page("r", page("r", from, 9, 0));
+    h.answer(page("r", from, 9, 0));
     assert_eq!(outcome.try_recv(), Ok(JoinOutcome::CatchingUp));
     assert_eq!(second.try_recv(), Ok(JoinOutcome::CatchingUp));
     assert_eq!(h.more("r", &low).try_recv(), Ok(Progress::Live));
@@ -129,7 +135,7 @@ fn what_cannot_be_recovered_is_said() {
         let back = test_support::outbox();
         let _outcome = h.join_since("r", &back, lost.clone());
         let [(_, from)] = &h.reads()[..] else { panic!("{lost:?}") };
-        h.rooms.page("r", page("r", from, 30, 10));
+        h.answer(page("r", from, 30, 10));
         assert_eq!(h.more("r", &back).try_recv(), Ok(Progress::Live));
         let frames = take(&back);
         let joined = test_support::json_of(&frames[0]);
@@ -151,11 +157,11 @@ fn a_since_of_the_epoch_before_gets_the_rest_of_it_and_then_lost() {
         entries: (5..=9).map(entry).collect(),
         ..page("r", from, 9, 0)
     };
-    h.rooms.page("r", both);
+    h.answer(both);
     assert_eq!(h.more("r", &back).try_recv(), Ok(Progress::More));
     let mut progress = h.more("r", &back);
     let [(_, from)] = &h.reads()[..] else { panic!() };
-    assert_eq!(*from, ReadFrom::After(Position::new("f", 6)));
+    assert_eq!(from.1, ReadFrom::After(Position::new("f", 6)));
     let rest = wire::ReadResult {
         position: Some(wire::Position { epoch: "f".into(), seq: 9 }),
         first_seq: 7,
@@ -163,9 +169,119 @@ fn a_since_of_the_epoch_before_gets_the_rest_of_it_and_then_lost() {
         complete: true,
         ..page("r", from, 9, 0)
     };
-    h.rooms.page("r", rest);
+    h.answer(rest);
     assert_eq!(progress.try_recv(), Ok(Progress::Live));
     assert_eq!(received(&back), ["joined 4", "5", "6", "lost 6", "7", "8", "9"]);
+}
+
+#[test]
+fn a_since_before_the_first_publication_of_all_gets_everything() {
+    let mut h = Harness::new();
+    h.member("r", "e", 5);
+    let back = test_support::outbox();
+    let _outcome = h.join_since("r", &back, Since::Position(Position::default()));
+    let [(_, from)] = &h.reads()[..] else { panic!() };
+    h.answer(page("r", from, 5, 0));
+    assert_eq!(h.more("r", &back).try_recv(), Ok(Progress::Live));
+    assert_eq!(received(&back), ["joined 0", "1", "2", "3", "4", "5"]);
+    assert!(h.reads().is_empty());
+}
+
+#[test]
+fn who_has_seen_more_than_the_epoch_left_is_told_where_the_next_goes_on() {
+    let mut h = Harness::new();
+    h.member("r", "f", 9);
+    let back = test_support::outbox();
+    let _outcome = h.join_since("r", &back, since(100));
+    let [(_, from)] = &h.reads()[..] else { panic!() };
+    let position = |epoch: &str, seq| Some(wire::Position { epoch: epoch.into(), seq });
+    let of_f = |first: u64| wire::ReadResult {
+        position: position("f", 9),
+        prev: position("e", 6),
+        first_seq: first,
+        entries: (first..=9).map(entry).collect(),
+        complete: true,
+        ..wire::ReadResult::default()
+    };
+    h.answer(wire::ReadResult { id: from.0, room: "r".into(), ..of_f(7) });
+    assert_eq!(h.more("r", &back).try_recv(), Ok(Progress::Live));
+    assert_eq!(received(&back), ["joined 100", "lost 6", "7", "8", "9"]);
+}
+
+#[test]
+fn a_late_answer_is_not_taken_for_that_of_another_read() {
+    let mut h = Harness::new();
+    h.member("r", "e", 30);
+    let (one, two) = (test_support::outbox(), test_support::outbox());
+    let _outcome = h.join_since("r", &one, since(5));
+    let [(_, first)] = &h.reads()[..] else { panic!() };
+    h.leave("r", &one);
+    let mut outcome = h.join_since("r", &two, since(25));
+    let [(_, second)] = &h.reads()[..] else { panic!() };
+    h.answer(page("r", first, 30, 10));
+    assert!(outcome.try_recv().is_err(), "that was not its answer");
+    h.answer(page("r", second, 30, 10));
+    assert_eq!(outcome.try_recv(), Ok(JoinOutcome::CatchingUp));
+    assert_eq!(h.more("r", &two).try_recv(), Ok(Progress::Live));
+    assert_eq!(received(&two), ["joined 25", "26", "27", "28", "29", "30"]);
+}
+
+#[test]
+fn a_member_that_asks_for_more_of_the_past_stays_live_until_it_is_answered() {
+    let mut h = Harness::new();
+    let member = h.member("r", "e", 9);
+    let mut outcome = h.join_since("r", &member, since(3));
+    h.publish("r", "e", 10..=10);
+    h.walk_all();
+    h.now += LINGER;
+    h.rooms.expire(h.now);
+    assert_eq!(outcome.try_recv(), Ok(JoinOutcome::Unavailable));
+    h.publish("r", "e", 11..=11);
+    h.walk_all();
+    assert_eq!(received(&member), ["joined 9", "10", "11"]);
+}
+
+#[test]
+fn a_frame_larger_than_the_share_goes_alone() {
+    let mut h = Harness::new();
+    h.member("r", "e", 0);
+    h.publish("r", "e", 1..=3);
+    h.walk_all();
+    let back = test_support::outbox_with(Limits { frames: 20, bytes: 200 });
+    let _outcome = h.join_since("r", &back, since(0));
+    let mut got = received(&back);
+    for _ in 0..3 {
+        let _progress = h.more("r", &back).try_recv().unwrap();
+        got.extend(received(&back));
+    }
+    assert_eq!(got, ["joined 0", "1", "2", "3"]);
+}
+
+#[test]
+fn what_was_kept_for_one_that_left_is_given_back() {
+    let mut h = Harness::new();
+    h.rooms = Rooms::new(LINGER, 5000, 256, Box::new(|| 7));
+    h.rooms.place(h.placement(LINK));
+    for round in 0..50 {
+        let room = format!("r{round}");
+        let first = h.member(&room, "e", 100);
+        let back = test_support::outbox();
+        let _outcome = h.join_since(&room, &back, since(5));
+        let [(_, from)] = &h.reads()[..] else { panic!() };
+        h.answer(page(&room, from, 100, 0));
+        h.leave(&room, &back);
+        h.leave(&room, &first);
+        h.now += LINGER;
+        h.rooms.expire(h.now);
+    }
+    assert_eq!(h.rooms.len(), 0);
+    // The budget is as good as new: a tail is kept.
+    h.member("s", "e", 0);
+    h.publish("s", "e", 1..=3);
+    h.walk_all();
+    let back = test_support::outbox();
+    let _outcome = h.join_since("s", &back, since(1));
+    assert!(h.reads().is_empty());
 }
 
 #[test]
@@ -195,12 +311,16 @@ fn a_read_that_fails_is_tried_again_and_one_lost_with_its_link_too() {
     let back = test_support::outbox();
     let mut outcome = h.join_since("r", &back, since(4));
     assert_eq!(h.reads().len(), 1);
-    h.rooms.page_failed("r", h.now);
+    let failed =
+        wire::ReadResult { id: 1, room: "r".into(), error: Some(wire::LinkError::default()), ..Default::default() };
+    h.rooms.page(LINK, failed, h.now);
     assert!(h.reads().is_empty(), "not at once");
     h.now += Duration::from_millis(250);
     h.rooms.expire(h.now);
+    h.walk_all();
     assert_eq!(h.reads().len(), 1);
     h.rooms.place(h.placement(LinkId(2)));
+    h.walk_all();
     assert_eq!(h.reads().len(), 1);
     h.now += LINGER;
     h.rooms.expire(h.now);
@@ -211,7 +331,7 @@ fn a_read_that_fails_is_tried_again_and_one_lost_with_its_link_too() {
 #[test]
 fn tails_keep_to_their_budget() {
     let mut h = Harness::new();
-    h.rooms = Rooms::new(LINGER, 1000, Box::new(|| 7));
+    h.rooms = Rooms::new(LINGER, 1000, 256, Box::new(|| 7));
     h.rooms.place(h.placement(LINK));
     for room in ["a", "b"] {
         h.member(room, "e", 0);
@@ -261,7 +381,7 @@ struct World {
     members: Vec<Arc<Outbox>>,
     stored: u64,
     brought: u64,
-    wanted: VecDeque<ReadFrom>,
+    wanted: VecDeque<(u64, ReadFrom)>,
     joining: HashMap<usize, oneshot::Receiver<JoinOutcome>>,
     asking: HashMap<usize, oneshot::Receiver<Progress>>,
     turns: BTreeSet<usize>,
@@ -271,7 +391,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let mut h = Harness::new();
+        let mut h = Harness::with_queue(8);
         // The room's position is known; all members have outboxes of the same size.
         let first = h.member("r", "e", 0);
         h.leave("r", &first);
@@ -321,7 +441,7 @@ impl World {
         self.wanted.extend(self.h.reads().into_iter().map(|(_, from)| from));
         if let Some(from) = self.wanted.pop_front() {
             let kept_from = self.stored.saturating_sub(KEPT);
-            self.h.rooms.page("r", page("r", &from, self.stored, kept_from));
+            self.h.rooms.page(LINK, page("r", &from, self.stored, kept_from), self.h.now);
         }
     }
 

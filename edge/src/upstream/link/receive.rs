@@ -29,13 +29,13 @@ pub(super) async fn receive(
                 }
             }
             Some(fanout_message::Kind::State(state)) => links.hub.state(up.id(), state),
-            Some(fanout_message::Kind::Lost(lost)) => links.hub.lost(lost),
+            Some(fanout_message::Kind::Lost(lost)) => links.hub.lost(up.id(), lost),
             Some(fanout_message::Kind::Receipt(receipt)) => {
                 inflight.lock().unwrap_or_else(PoisonError::into_inner).receipt(receipt);
             }
             Some(fanout_message::Kind::ReadResult(result)) => {
                 reading.answered();
-                links.hub.page(result);
+                links.hub.page(up.id(), result);
             }
             Some(fanout_message::Kind::Drain(_)) => {
                 tracing::info!("a fanout node drains: moving its rooms");

@@ -64,7 +64,6 @@ impl Sender<'_> {
         let mut stats = interval_at(Instant::now() + Duration::from_millis(500), STATS_INTERVAL);
         let mut number = 0;
         let (mut wishes, mut pages) = (Vec::new(), Vec::new());
-        let mut next_read = 0;
         loop {
             let kind = tokio::select! {
                 biased;
@@ -80,10 +79,9 @@ impl Sender<'_> {
                     edge_message::Kind::Publish(publish)
                 }
                 () = next_page(&self.reads, self.reading, &mut pages) => {
-                    let Some((room, from)) = pages.pop() else { continue };
+                    let Some((room, (number, from))) = pages.pop() else { continue };
                     self.reading.pages.fetch_add(1, Ordering::Relaxed);
-                    next_read += 1;
-                    read_message(next_read, &room, from)
+                    read_message(number, &room, from)
                 }
                 _ = stats.tick() => edge_message::Kind::Stats(self.stats().await),
             };
@@ -114,7 +112,7 @@ async fn next_wishes(interest: &Interest, into: &mut Vec<(Room, Wish)>) {
     std::future::poll_fn(|cx| interest.poll_drain(cx, INTEREST_CHUNK, into)).await;
 }
 
-async fn next_page(reads: &Reads, reading: &Reading, into: &mut Vec<(Room, ReadFrom)>) {
+async fn next_page(reads: &Reads, reading: &Reading, into: &mut Vec<(Room, (u64, ReadFrom))>) {
     reading.may_ask().await;
     std::future::poll_fn(|cx| reads.poll_drain(cx, 1, into)).await;
 }
