@@ -20,7 +20,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{close::CloseReason, outbox::Outbox};
+use crate::{close::CloseReason, defaults::FAREWELL, outbox::Outbox};
 pub use context::{Context, Settings};
 use conversation::Conversation;
 pub use conversation::Guest;
@@ -92,9 +92,9 @@ where
     W: AsyncWrite + Unpin,
 {
     let Settings { write_wait, max_message_bytes, .. } = context.settings;
-    let reason = WritePump::new(writer, outbox, write_wait).run().await;
+    let reason = WritePump::new(writer, outbox, write_wait.min(FAREWELL)).run().await;
     let mut reader = ReadPump::new(reader, leftover, max_message_bytes);
-    let _ = timeout(write_wait, drain(&mut reader, reason)).await;
+    let _ = timeout(FAREWELL, drain(&mut reader, reason)).await;
     context.metrics.closed(reason);
 }
 

@@ -5,6 +5,12 @@ use std::time::Duration;
 /// How often a client should send `ping`, told in `welcome`: below the idle time-outs of common proxies (nginx: 60 s).
 pub(crate) const CLIENT_PING: Duration = Duration::from_secs(25);
 
+/// Sockets open at a time only to say why they are refused; beyond it, browsers are refused like others.
+pub(crate) const MAX_FAREWELLS: usize = 256;
+
+/// How long such a socket waits for the other side to close.
+pub(crate) const FAREWELL: Duration = Duration::from_secs(2);
+
 /// What tungstenite reads at a time, and keeps for each connection: most messages of clients are smaller, and 100,000
 /// connections cost 100 MiB.
 pub(crate) const READ_BUFFER_BYTES: usize = 1024;

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use axum::{Router, routing::get};
 use prometheus_client::registry::Registry;
 use service::{Clock, Lifecycle, accept, files, ops};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -14,6 +15,7 @@ use crate::{
     config::Config,
     connection::Context,
     connections::Connections,
+    defaults::MAX_FAREWELLS,
     drain::goodbye,
     hub::Hub,
     keys::Keys,
@@ -64,7 +66,13 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         clock: Clock::system(),
     });
     let sockets = TaskTracker::new();
-    let gate = Gate { context, origins: config.origins(), lifecycle: lifecycle.clone(), sockets: sockets.clone() };
+    let gate = Gate {
+        context,
+        origins: config.origins(),
+        lifecycle: lifecycle.clone(),
+        sockets: sockets.clone(),
+        farewells: Arc::new(Semaphore::new(MAX_FAREWELLS)),
+    };
     let router = Router::new().route("/ws", get(upgrade)).with_state(gate);
     let closing = CancellationToken::new();
     lifecycle.spawn_vital(accept::serve_http1(listener, router, lifecycle.clone(), closing.clone()));

@@ -36,6 +36,9 @@ use rooms::{Busy, Membership, RoomState, Rooms, Step, Waiting};
 /// Requests of one connection that wait for a busy room, or for a receipt, all rooms together.
 const MAX_WAITING: usize = 256;
 
+/// Bytes of the bodies among them.
+const MAX_WAITING_BYTES: usize = 256 << 10;
+
 /// Distinguishes a room's operations, so that the result of a cancelled one is not taken for its successor's.
 pub type OpId = u32;
 
@@ -193,8 +196,14 @@ impl Session {
         }
     }
 
-    /// The user has a newer token, whose claims decide. Rooms that they do not cover are left.
-    pub fn claims_changed(&mut self, covers: impl Fn(&Room) -> bool, actions: &mut Vec<Action>) {
+    /// The user has a newer token: it names these automatic rooms, and lets its user join those it covers. Others are left.
+    pub fn claims_changed(
+        &mut self,
+        automatic: Vec<AutomaticRoom>,
+        covers: impl Fn(&Room) -> bool,
+        actions: &mut Vec<Action>,
+    ) {
+        self.automatic = automatic.into();
         let lost = self.rooms.names().filter(|room| !self.is_automatic(room) && !covers(room));
         for room in lost.cloned().collect::<Vec<_>>() {
             let joining = self.cancel_step(&room, actions);
@@ -282,11 +291,12 @@ impl Session {
     }
 
     fn or_wait(&mut self, room: Room, request: Waiting, actions: &mut Vec<Action>) {
+        let held = self.rooms.held_bytes();
         let Some(busy) = self.rooms.busy(&room) else {
             self.handle(room, request, actions);
             return;
         };
-        if self.waiting < MAX_WAITING {
+        if self.waiting < MAX_WAITING && held + request.bytes() <= MAX_WAITING_BYTES {
             busy.queue.push_back(request);
             self.waiting += 1;
         } else {
@@ -317,7 +327,7 @@ impl Session {
     }
 
     fn broadcast(&mut self, room: Room, id: Id, body: &str, key: Option<Key>, actions: &mut Vec<Action>) {
-        if self.waiting >= MAX_WAITING {
+        if self.waiting >= MAX_WAITING || self.rooms.held_bytes() + body.len() > MAX_WAITING_BYTES {
             self.refuse(id.as_deref(), &room, actions);
             return;
         }

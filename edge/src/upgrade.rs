@@ -14,7 +14,7 @@ use axum::{
 };
 use hyper_util::rt::TokioIo;
 use service::Lifecycle;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::Semaphore};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -36,6 +36,8 @@ pub struct Gate {
     pub lifecycle: Lifecycle,
     /// The tasks of sockets, from before the 101 on, so that a drain can wait for all of them.
     pub sockets: TaskTracker,
+    /// Places for sockets that are opened only to say why they are refused.
+    pub farewells: Arc<Semaphore>,
 }
 
 /// The route's handler.
@@ -59,11 +61,14 @@ impl Gate {
         let verified = self.verify(token.as_deref()).and_then(|claims| {
             if place.belong_to(&claims.user) { Ok(claims) } else { Err(Refusal::TOO_MANY_CONNECTIONS) }
         });
-        if let Err(refusal) = &verified
-            && !handshake.offers_realtime
-        {
-            return Err(refusal.clone());
-        }
+        let farewell = match &verified {
+            Ok(_) => None,
+            // A browser is told by its socket, as long as not too many are being told.
+            Err(refusal) if handshake.offers_realtime => {
+                Some(self.farewells.clone().try_acquire_owned().map_err(|_| refusal.clone())?)
+            }
+            Err(refusal) => return Err(refusal.clone()),
+        };
         let auto_join = !query_has(&request, "auto_join", "false");
         let upgraded = hyper::upgrade::on(&mut request);
         let (context, lifecycle) = (self.context.clone(), self.lifecycle.clone());
@@ -76,7 +81,7 @@ impl Gate {
                 }
                 Err(error) => tracing::debug!(%error, "upgrade a connection"),
             }
-            drop(tracked);
+            drop((tracked, farewell));
         });
         Ok(handshake.response())
     }
@@ -175,8 +180,9 @@ impl Handshake {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
         });
-        let found = bearer.map(str::to_owned).or_else(|| self.bearer.clone());
-        found.or_else(|| handshake::query(request, "token")).filter(|token| !token.is_empty())
+        let given = |token: &String| !token.is_empty();
+        let found = bearer.map(str::to_owned).filter(given).or_else(|| self.bearer.clone().filter(given));
+        found.or_else(|| handshake::query(request, "token").filter(given))
     }
 
     fn response(&self) -> Response {

@@ -8,6 +8,7 @@ pub mod discovery;
 mod link;
 mod one_store;
 mod publishes;
+mod report;
 mod routes;
 
 use std::{
@@ -99,10 +100,14 @@ impl Upstream {
             };
             until.run_until_cancelled(inform).await;
         });
+        let (sender, reports) = watch::channel(proto::wire::Stats::default());
+        let reporting = report::run(hub.clone(), connections.clone(), self.0.metrics.clone(), sender);
+        let until = end.clone();
+        lifecycle.spawn(async move { until.run_until_cancelled(reporting).await });
         let links = link::Links {
             shared: self.0.clone(),
             hub: hub.clone(),
-            connections: connections.clone(),
+            reports,
             lifecycle: lifecycle.clone(),
             end: end.clone(),
         };

@@ -62,11 +62,6 @@ impl<K: Hash + Ord, V> Interest<K, V> {
         Poll::Ready(())
     }
 
-    /// Forgets what was not drained: the link is down, and a new one starts from what is wanted then.
-    pub fn clear(&self) {
-        lock(&self.state).changed = Map::default();
-    }
-
     pub fn len(&self) -> usize {
         lock(&self.state).changed.len()
     }

@@ -2,7 +2,7 @@
 //! said what it wants. `axum::serve` has no limit on the time a request's head may take, and forgets upgraded
 //! connections at shutdown; so the loop is our own, with axum's router on it.
 
-use std::{io, net::SocketAddr, pin::pin, time::Duration};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, extract::ConnectInfo};
 use hyper_util::{
@@ -10,7 +10,10 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -24,6 +27,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Largest head of a request, and so hyper's read buffer.
 const MAX_HEAD_BYTES: usize = 16 << 10;
+
+/// Connections open at a time that are plain HTTP so far; an upgrade gives its place back. With the time their heads may
+/// take, so many slow clients cost at most so many files and buffers.
+const MAX_OPEN: usize = 2048;
 
 /// Pause after an accept that failed for want of something (files, memory), so as not to spin on it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -72,7 +79,13 @@ fn is_of_the_peer(error: &io::Error) -> bool {
 pub async fn serve_http1(listener: TcpListener, router: Router, lifecycle: Lifecycle, closing: CancellationToken) {
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
-    while let Some((stream, peer)) = closing.run_until_cancelled(accept(&listener)).await {
+    let places = Arc::new(Semaphore::new(MAX_OPEN));
+    let next = async || {
+        // The kernel's backlog holds those that wait. The semaphore is never closed.
+        let place = places.clone().acquire_owned().await;
+        (accept(&listener).await, place)
+    };
+    while let Some(((stream, peer), place)) = closing.run_until_cancelled(next()).await {
         let service = router.clone().map_request(move |mut request: http::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(ConnectInfo(peer));
             request
@@ -91,6 +104,7 @@ pub async fn serve_http1(listener: TcpListener, router: Router, lifecycle: Lifec
             if let Err(error) = served {
                 tracing::debug!(%peer, %error, "serve an HTTP connection");
             }
+            drop(place);
         });
     }
 }

@@ -83,6 +83,12 @@ impl Lifecycle {
         if timeout(limit, self.tracker.wait()).await.is_err() {
             tracing::warn!(tasks = self.tracker.len(), ?limit, "drain took too long: stopping what is left");
         }
+        self.stop().await
+    }
+
+    /// Drops every task that is left. True when all ended.
+    pub async fn stop(&self) -> bool {
+        self.tracker.close();
         self.stop.cancel();
         let empty = timeout(STOP_LIMIT, self.tracker.wait()).await.is_ok();
         if !empty {

@@ -38,7 +38,7 @@ pub fn spawn(listener: TcpListener, registry: Arc<Registry>, ready: Readiness, l
             () = accept::serve_http1(listener, router, own.clone(), own.drain().clone()) => {}
             () = last_one(&tier) => {}
         }
-        own.finish(Duration::ZERO).await;
+        own.stop().await;
     });
 }
 

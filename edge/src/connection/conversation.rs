@@ -296,9 +296,10 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
                 let payload = Authenticated { expires: claims.expires };
                 self.heartbeat.token_expires(Instant::now() + self.context.left_of(&claims));
                 self.timer.as_mut().reset(self.heartbeat.deadline());
-                if self.context.authorizer.is_by_claims() {
-                    self.session.claims_changed(|room| claims.rooms.cover(room), &mut self.actions);
-                }
+                // Where the backend decides, what it allowed stands.
+                let by_claims = self.context.authorizer.is_by_claims();
+                let covers = |room: &Room| !by_claims || claims.rooms.cover(room);
+                self.session.claims_changed(AutomaticRooms::of(&claims).rooms, covers, &mut self.actions);
                 self.guest.claims = Arc::new(claims);
                 self.guest.token = token.into();
                 ServerMessage::Authenticated { id, payload }.frame()

@@ -55,13 +55,19 @@ pub(super) struct HubRoom {
     leaving: Option<LinkId>,
     /// The link was asked where the room stands, and has not answered yet.
     asked: bool,
-    /// Whether the hub has it on its list of rooms with something to hand out.
-    pub(super) scheduled: bool,
-    /// Whether the hub has it on its list of rooms with members-to-be.
-    pub(super) awaited: bool,
-    /// Whether the hub has it on its list of rooms that may be given up.
-    pub(super) lingering: bool,
+    pub(super) listed: Listed,
     pub(super) empty_since: Option<Instant>,
+}
+
+/// On which of the hub's lists a room is, each at most once.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    /// Rooms with something to do in the next walks.
+    pub(super) work: bool,
+    /// Rooms with members-to-be, by deadline.
+    pub(super) waiting: bool,
+    /// Rooms that may be given up.
+    pub(super) lingering: bool,
 }
 
 /// A member-to-be: the room's position is not known yet.
@@ -136,9 +142,7 @@ impl HubRoom {
             link: None,
             leaving: None,
             asked: false,
-            scheduled: false,
-            awaited: false,
-            lingering: false,
+            listed: Listed::default(),
             empty_since: None,
         }
     }
@@ -383,7 +387,9 @@ impl HubRoom {
         }
         let admitted: Vec<_> = self.waiting.drain(..limit.min(self.waiting.len())).collect();
         let count = admitted.len();
-        admitted.into_iter().for_each(|joining| self.admit(joining, cx));
+        for joining in admitted {
+            self.admit(joining, cx);
+        }
         count
     }
 

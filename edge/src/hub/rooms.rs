@@ -107,7 +107,7 @@ impl Rooms {
             state.empty_since = None;
             state.join(joining, cx);
             state.place(cx);
-            state.deadline().is_some() && !std::mem::replace(&mut state.awaited, true)
+            state.deadline().is_some() && !std::mem::replace(&mut state.listed.waiting, true)
         });
         if waits == Some(true) {
             self.waiting.push(Reverse((deadline, room)));
@@ -183,7 +183,7 @@ impl Rooms {
             let Some(slot) = self.work.pop_front() else { break };
             let rest = budget - walked.members;
             let done = self.with_slot(slot, |room, cx| {
-                room.scheduled = false;
+                room.listed.work = false;
                 let (members, frames) = room.walk(rest, cx);
                 let slice = if members == 0 { 0 } else { frames.div_ceil(members) };
                 (members, frames, slice, room.has_work() && !room.members.is_walking())
@@ -219,7 +219,7 @@ impl Rooms {
             let Some(Reverse((_, room))) = self.waiting.pop() else { break };
             let next = self.with(&room, |state, cx| {
                 state.expire(now, cx);
-                state.awaited = state.deadline().is_some();
+                state.listed.waiting = state.deadline().is_some();
                 state.deadline()
             });
             self.linger_if_empty(&room, now);
@@ -235,7 +235,7 @@ impl Rooms {
         while let Some((_, room)) = self.lingering.pop_front_if(|(deadline, _)| *deadline <= now) {
             let linger = self.linger;
             let Some(state) = self.get(&room) else { continue };
-            state.lingering = false;
+            state.listed.lingering = false;
             match state.empty_since {
                 Some(since) if state.is_empty() && since + linger <= now && !state.has_work() => self.remove(&room),
                 // Left again meanwhile, later than when it got onto the list.
@@ -263,7 +263,7 @@ impl Rooms {
             return;
         }
         state.empty_since.get_or_insert(now);
-        if !std::mem::replace(&mut state.lingering, true) {
+        if !std::mem::replace(&mut state.listed.lingering, true) {
             self.lingering.push_back((deadline, room.clone()));
         }
     }
@@ -298,7 +298,7 @@ impl Rooms {
         let result = change(state, &mut cx);
         self.replayed += cx.replayed;
         self.members = self.members + state.len() - members;
-        if state.has_work() && !std::mem::replace(&mut state.scheduled, true) {
+        if state.has_work() && !std::mem::replace(&mut state.listed.work, true) {
             self.work.push_back(slot);
         }
         self.evict();

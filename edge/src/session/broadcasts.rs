@@ -62,6 +62,10 @@ impl Broadcasts {
         self.list.len()
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.list.iter().map(|broadcast| broadcast.body.len()).sum()
+    }
+
     /// Takes one more. Returns what is to be forwarded now, unless it has to wait.
     pub(super) fn push(&mut self, id: Id, forward: Forward) -> Option<Forward> {
         let waits = self.is_repeating();
@@ -146,6 +150,7 @@ mod tests {
         Forward { op, body: Bytes::new(), key, key_is_ours: false, deadline, alone: false, via: None }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "a receipt that is good")]
     fn stored(seq: u64, duplicate: bool) -> Receipt {
         Ok(Stored { position: Position::new("e", seq), duplicate })
     }

@@ -54,13 +54,32 @@ pub(super) enum Waiting {
 }
 
 impl Waiting {
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Broadcast { body, .. } => body.len(),
+            Self::Join { .. } | Self::Leave { .. } => 0,
+        }
+    }
+
     pub(super) fn id(&self) -> Option<&str> {
         let (Self::Join { id, .. } | Self::Leave { id } | Self::Broadcast { id, .. }) = self;
         id.as_deref()
     }
 }
 
+impl RoomState {
+    fn held_bytes(&self) -> usize {
+        let queued = self.busy.iter().flat_map(|busy| &busy.queue).map(Waiting::bytes).sum::<usize>();
+        queued + self.broadcasts.as_ref().map_or(0, |broadcasts| broadcasts.bytes())
+    }
+}
+
 impl Rooms {
+    /// Bytes of the bodies that wait for a busy room or a receipt.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.0.iter().map(RoomState::held_bytes).sum()
+    }
+
     pub(super) fn names(&self) -> impl Iterator<Item = &Room> {
         self.0.iter().map(|state| &state.room)
     }

@@ -20,8 +20,7 @@ struct Harness {
 
 impl Harness {
     fn new() -> Self {
-        let automatic = vec![AutomaticRoom { room: room("user:7"), publish: false }];
-        Self::with(automatic, SETTINGS)
+        Self::with(own(), SETTINGS)
     }
 
     fn with(automatic: Vec<AutomaticRoom>, settings: Settings) -> Self {
@@ -80,6 +79,10 @@ impl Harness {
         harness.join("0", name).authorized(name, Decision::Allowed { publish }).joined(name).done();
         harness
     }
+}
+
+fn own() -> Vec<AutomaticRoom> {
+    vec![AutomaticRoom { room: room("user:7"), publish: false }]
 }
 
 fn admission(decision: Decision) -> Admission {
@@ -297,9 +300,9 @@ fn rooms_that_a_newer_token_does_not_cover_are_left() {
     h.session.auto_join(&mut h.actions);
     h.joined("user:7").done();
     h.join("1", "b").done();
-    h.session.claims_changed(|room| room.as_str() == "a", &mut h.actions);
+    h.session.claims_changed(own(), |room| room.as_str() == "a", &mut h.actions);
     assert_eq!(h.done(), ["cancelled 1"]);
-    h.session.claims_changed(|_| false, &mut h.actions);
+    h.session.claims_changed(own(), |_| false, &mut h.actions);
     assert_eq!(h.done(), ["Leave a - not_authorized"], "the automatic room stays");
 }
 
@@ -318,6 +321,33 @@ fn what_is_asked_after_a_leave_that_waits_is_not_cancelled() {
     assert_eq!(h.left("a").done(), ["left 3", "Authorize a"]);
     h.authorized("a", Decision::Allowed { publish: true });
     assert_eq!(h.joined("a").done(), ["Join a 4 true"]);
+}
+
+#[test]
+fn the_bodies_that_wait_have_a_limit() {
+    let mut h = Harness::new();
+    h.join("1", "a").done();
+    let body = "x".repeat(100 << 10);
+    let broadcast = json!({"type": "broadcast", "id": "2", "payload": {"room": "a", "body": body}});
+    assert_eq!(h.send(&broadcast).send(&broadcast).done(), [""; 0]);
+    assert_eq!(h.send(&broadcast).done(), ["rate_limited 2"]);
+    h.authorized("a", Decision::Allowed { publish: true }).joined("a").done();
+    assert_eq!(h.send(&broadcast).done(), ["rate_limited 2"], "they still wait for their receipts");
+}
+
+#[test]
+fn rooms_that_only_the_older_token_named_are_left() {
+    let named = |name: &str| AutomaticRoom { room: room(name), publish: true };
+    let mut h = Harness::with(vec![named("news"), named("more")], SETTINGS);
+    h.session.auto_join(&mut h.actions);
+    for (op, name) in [(1, "news"), (2, "more")] {
+        h.session.joined(op, &room(name), JoinOutcome::Joined, &mut h.actions);
+    }
+    h.done();
+    h.session.claims_changed(vec![named("news")], |_| false, &mut h.actions);
+    assert_eq!(h.done(), ["Leave more - not_authorized"]);
+    h.left("more");
+    assert_eq!(h.join("1", "more").done(), ["Authorize more"]);
 }
 
 #[test]

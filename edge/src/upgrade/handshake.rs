@@ -25,6 +25,11 @@ impl Handshake {
         if request.method() != Method::GET || request.version() != Version::HTTP_11 {
             return Err(Refusal::bad_request("a WebSocket begins with GET, HTTP/1.1"));
         }
+        // What follows the head is WebSocket; a body would be taken for it, by us or by a proxy before us.
+        let empty = headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0");
+        if !empty || headers.contains_key(header::TRANSFER_ENCODING) {
+            return Err(Refusal::bad_request("a WebSocket begins with a request without a body"));
+        }
         if !lists(headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"))
             || !lists(headers, &header::UPGRADE).any(|token| token.eq_ignore_ascii_case("websocket"))
         {
@@ -116,6 +121,13 @@ mod tests {
         for version in [None, Some("8"), Some("13, 8")] {
             assert_eq!(check(&[("sec-websocket-version", version)]).unwrap_err(), StatusCode::UPGRADE_REQUIRED);
         }
+    }
+
+    #[test]
+    fn a_body_is_refused() {
+        assert!(check(&[("content-length", Some("0"))]).is_ok());
+        assert_eq!(check(&[("content-length", Some("5"))]).unwrap_err(), StatusCode::BAD_REQUEST);
+        assert_eq!(check(&[("transfer-encoding", Some("chunked"))]).unwrap_err(), StatusCode::BAD_REQUEST);
     }
 
     #[test]

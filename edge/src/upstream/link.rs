@@ -19,8 +19,8 @@ use proto::{
 };
 use service::{Backoff, Lifecycle};
 use tokio::{
-    sync::mpsc,
-    time::{sleep, timeout},
+    sync::{mpsc, watch},
+    time::{Instant, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +32,6 @@ use tonic::{
 
 use super::{Settings, Shared, publishes::Inflight, routes::Route};
 use crate::{
-    connections::Connections,
     defaults::{LINK_BACKOFF, LINK_QUEUE, SILENCE},
     hub::Hub,
     interest::{Interest, Reads},
@@ -56,7 +55,7 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 pub(super) struct Links {
     pub(super) shared: Arc<Shared>,
     pub(super) hub: Hub,
-    pub(super) connections: Arc<Connections>,
+    pub(super) reports: watch::Receiver<wire::Stats>,
     pub(super) lifecycle: Lifecycle,
     pub(super) end: CancellationToken,
 }
@@ -95,9 +94,12 @@ pub(super) async fn supervise(address: String, listed: Arc<AtomicBool>, links: L
             links.shared.metrics.link_attempts.inc();
             let error = match connect(&address, &links).await {
                 Ok(link) => {
-                    backoff.reset();
                     tracing::info!(address, node = link.node, "link is up");
+                    let began = Instant::now();
                     let error = link.run(&links, std::mem::take(&mut first)).await;
+                    if began.elapsed() >= SETTLING {
+                        backoff.reset();
+                    }
                     links.shared.metrics.link_losses.inc();
                     error
                 }
@@ -138,8 +140,9 @@ async fn connect(address: &str, links: &Links) -> Result<Link, LinkError> {
     let _ = outgoing.try_send(message(edge_message::Kind::Hello(hello)));
     let mut request = Request::new(ReceiverStream::new(stream));
     if let Some(token) = link_token {
-        let bearer: MetadataValue<Ascii> =
+        let mut bearer: MetadataValue<Ascii> =
             format!("Bearer {}", token.expose()).parse().map_err(|_| LinkError::Token)?;
+        bearer.set_sensitive(true);
         request.metadata_mut().insert("authorization", bearer);
     }
     let mut incoming = in_time(client.attach(request)).await??.into_inner();
@@ -177,7 +180,8 @@ impl Link {
         let up = Up::register(route, links.shared.clone());
         let inflight = Mutex::new(Inflight::new(links.shared.metrics.link_inflight_full.clone()));
         let reading = Reading::default();
-        let mut sender = Sender { links, outgoing, interest, reads, waiting, inflight: &inflight, reading: &reading };
+        let reports = links.reports.clone();
+        let mut sender = Sender { reports, outgoing, interest, reads, waiting, inflight: &inflight, reading: &reading };
         let settling = async {
             sleep(SETTLING).await;
             up.settles();

@@ -126,7 +126,9 @@ mod tests {
     #[test]
     fn nothing_moves_while_all_are_deaf() {
         let deaf = two(|route| route.hears = false).with(|links| {
-            links.values_mut().for_each(|route| route.hears = false);
+            for route in links.values_mut() {
+                route.hears = false;
+            }
         });
         assert!(deaf.placement().is_still());
         assert!(!two(|route| route.hears = false).placement().is_still());

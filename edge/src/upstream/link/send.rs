@@ -1,9 +1,6 @@
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use proto::{
@@ -11,20 +8,20 @@ use proto::{
     wire::{self, edge_message},
 };
 use tokio::{
-    sync::{Notify, mpsc},
-    time::{Instant, MissedTickBehavior, interval, interval_at},
+    sync::{Notify, mpsc, watch},
+    time::{MissedTickBehavior, interval},
 };
 
-use super::{LinkError, Links, message};
+use super::{LinkError, message};
 use crate::{
-    defaults::{BEAT, INTEREST_CHUNK, LINK_READS, STATS_INTERVAL, STATS_TOP},
+    defaults::{BEAT, INTEREST_CHUNK, LINK_READS},
     interest::{Interest, ReadFrom, Reads, Wish},
     upstream::publishes::{Broadcast, Inflight},
 };
 
 /// The only writer of the link's stream.
 pub(super) struct Sender<'a> {
-    pub(super) links: &'a Links,
+    pub(super) reports: watch::Receiver<wire::Stats>,
     pub(super) outgoing: mpsc::Sender<wire::EdgeMessage>,
     pub(super) interest: Arc<Interest>,
     pub(super) reads: Arc<Reads>,
@@ -60,8 +57,8 @@ impl Sender<'_> {
     pub(super) async fn run(&mut self) -> LinkError {
         let mut beats = interval(BEAT);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first report soon, so that a node that just started knows us.
-        let mut stats = interval_at(Instant::now() + Duration::from_millis(500), STATS_INTERVAL);
+        // The latest report at once, so that a node that just started knows us.
+        self.reports.mark_changed();
         let mut number = 0;
         let (mut wishes, mut pages) = (Vec::new(), Vec::new());
         loop {
@@ -83,29 +80,13 @@ impl Sender<'_> {
                     self.reading.pages.fetch_add(1, Ordering::Relaxed);
                     read_message(number, &room, from)
                 }
-                _ = stats.tick() => edge_message::Kind::Stats(self.stats().await),
+                Ok(()) = self.reports.changed() => edge_message::Kind::Stats(self.reports.borrow_and_update().clone()),
             };
             if self.outgoing.send(message(kind)).await.is_err() {
                 return LinkError::Ended;
             }
         }
     }
-
-    async fn stats(&self) -> wire::Stats {
-        let top = self.links.hub.top(STATS_TOP).await;
-        let top = top.into_iter().map(|(room, members)| room_members(&room, members)).collect();
-        let metrics = &self.links.shared.metrics;
-        wire::Stats {
-            connections: self.links.connections.count() as u64,
-            rooms: u64::try_from(metrics.rooms.get()).unwrap_or(0),
-            members: u64::try_from(metrics.members.get()).unwrap_or(0),
-            top,
-        }
-    }
-}
-
-fn room_members(room: &Room, members: usize) -> wire::RoomMembers {
-    wire::RoomMembers { room: room.as_str().to_owned(), members: members as u64 }
 }
 
 async fn next_wishes(interest: &Interest, into: &mut Vec<(Room, Wish)>) {
