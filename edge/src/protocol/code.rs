@@ -62,3 +62,39 @@ impl ErrorCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn final_errors_say_nothing_of_repeating_and_passing_ones_when() {
+        use ErrorCode::*;
+        for (code, word) in [
+            (BadJson, "bad_json"),
+            (BadMessage, "bad_message"),
+            (UnknownType, "unknown_type"),
+            (BadRoom, "bad_room"),
+            (NotAuthorized, "not_authorized"),
+            (NotJoined, "not_joined"),
+            (TooManyRooms, "too_many_rooms"),
+            (MessageTooLarge, "message_too_large"),
+            (TokenMissing, "token_missing"),
+            (TokenInvalid, "token_invalid"),
+            (TokenExpired, "token_expired"),
+            (TooManyConnections, "too_many_connections"),
+            (Cancelled, "cancelled"),
+        ] {
+            assert_eq!((code.as_str(), code.retry_ms()), (word, None));
+        }
+        for (code, word) in [
+            (RateLimited, "rate_limited"),
+            (AuthorizationUnavailable, "authorization_unavailable"),
+            (Unavailable, "unavailable"),
+            (Unknown, "unknown"),
+        ] {
+            assert_eq!(code.as_str(), word);
+            assert!(code.retry_ms().is_some_and(|ms| ms > 0), "{word}");
+        }
+    }
+}

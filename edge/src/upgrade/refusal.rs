@@ -67,3 +67,35 @@ impl Refusal {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_refusal_has_its_headers_and_its_body() {
+        for (refusal, status, code, retry_after) in [
+            (Refusal::bad_request("why"), 400, "bad_request", false),
+            (Refusal::VERSION, 426, "bad_request", false),
+            (Refusal::TOKEN_MISSING, 401, "token_missing", false),
+            (Refusal::TOKEN_INVALID, 401, "token_invalid", false),
+            (Refusal::TOKEN_EXPIRED, 401, "token_expired", false),
+            (Refusal::ORIGIN, 403, "origin_not_allowed", false),
+            (Refusal::TOO_MANY_CONNECTIONS, 429, "too_many_connections", true),
+            (Refusal::DRAINING, 503, "draining", true),
+            (Refusal::NOT_READY, 503, "not_ready", true),
+            (Refusal::OVERLOADED, 503, "overloaded", true),
+        ] {
+            let response = refusal.response();
+            assert_eq!(response.status(), status, "{code}");
+            assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
+            let after = response.headers().get(header::RETRY_AFTER).map(|after| after.to_str().unwrap().parse::<u32>());
+            assert_eq!(after.is_some_and(|after| after.is_ok_and(|after| after > 0)), retry_after, "{code}");
+            let body = axum::body::to_bytes(response.into_body(), 1000).await.unwrap();
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            let expected = serde_json::json!({"type": "error", "payload": {"code": code, "error": refusal.text}});
+            assert_eq!(body, expected);
+        }
+        assert_eq!(Refusal::VERSION.response().headers()[header::SEC_WEBSOCKET_VERSION], "13");
+    }
+}

@@ -119,6 +119,22 @@ async fn each_refusal_has_its_status_and_code() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_draining_edge_says_so_and_its_listener_stays_open() {
+    let stage = Stage::plan().with("DRAIN_WINDOW", "3s").start().await;
+    let edge = stage.edge(0);
+    // Told to go at the end of the window, and served until then.
+    let mut ana = edge.connect("ana").await;
+    edge.process.terminate();
+    ana.next("reconnect").await;
+    for opening in [Opening::at(edge.ws), Opening::at(edge.ws).with("origin", "https://evil.example")] {
+        assert_eq!(opening.refused().await, (503, "draining".to_owned()), "before origin and token");
+    }
+    assert_eq!(Opening::at(edge.ws).without("upgrade").refused().await.0, 400);
+    ana.ping().await;
+    assert_eq!(ana.closed().await, "1012 restarting");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn checks_come_in_the_order_of_the_page() {
     let stage = Stage::plan().with("MAX_CONNECTIONS_PER_USER", "1").with("MAX_CONNECTIONS", "2").start().await;
     let lonely = Edge::start(&[([127, 0, 0, 1], free_port()).into()], &[]);

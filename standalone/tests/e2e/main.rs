@@ -9,6 +9,7 @@ mod harness;
 mod authorization;
 mod bodies;
 mod connecting;
+mod contract;
 mod joining;
 mod liveness;
 mod logs;

@@ -164,6 +164,7 @@ async fn a_request_over_its_rate_is_not_done_and_twice_the_burst_ends_it() {
     }
     assert!(done >= 20 && refused > 0, "{done} done, {refused} refused");
     assert!(ana.join("other").await["seq"].is_u64(), "joins have an allowance of their own");
+    ana.next_messages(done).await;
     let position = stage.edge(0).connect("bob").await.join("lobby").await;
     assert_eq!(position["seq"], done, "what was refused is not done");
 
