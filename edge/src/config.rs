@@ -4,15 +4,18 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
 use queues::Limits;
-use service::settings::{self, Common, Secret, duration, listen_address, positive_duration, rate, size};
+use service::{
+    settings::{self, Common, Secret, duration, listen_address, positive_duration, rate, size},
+    watch::{self, Found, SecretFile},
+};
 
 use crate::{
-    auth::{Origins, Verifier},
-    authorize::{BackendConfig, BackendUrl, Grants, JoinRoutes},
+    auth::Origins,
+    authorize::{BackendConfig, BackendUrl, JoinRoutes},
     connection,
     defaults::RESERVED_FILES,
     hub,
-    keys::KeySet,
+    keys::{self, Keys},
     session,
     upstream::{self, discovery::Discovery},
 };
@@ -20,6 +23,7 @@ use crate::{
 /// Below so many bytes a secret is too easily guessed (RFC 7518, section 3.2, for HS256).
 const SHORT_SECRET_BYTES: usize = 32;
 
+/// A welcome, the automatic rooms' answers and an error must fit.
 const MIN_SEND_QUEUE: usize = 8;
 
 /// What a grant says cannot be taken back before it ends, but for a removal.
@@ -161,14 +165,30 @@ pub struct Flags {
     pub room_linger: Duration,
 }
 
-/// What is never a flag.
+/// What is never a flag, and the files it came from, which are watched.
 #[derive(Debug, Clone, Default)]
 pub struct Secrets {
-    /// Each verifies tokens.
-    pub jwt: Vec<Secret>,
-    /// Sign grants; if there are none, the JWT secrets do.
-    pub grant: Vec<Secret>,
-    pub link_token: Option<Secret>,
+    pub keys: keys::Secrets,
+    files: Vec<(Named, SecretFile)>,
+}
+
+/// Which secret a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Named {
+    Jwt,
+    Grant,
+    LinkToken,
+}
+
+impl Named {
+    /// Puts the secret in its place.
+    pub(crate) fn set(self, secret: &Secret, keys: &mut keys::Secrets) {
+        match self {
+            Self::Jwt => keys.jwt = keys::lines(secret),
+            Self::Grant => keys.grant = keys::lines(secret),
+            Self::LinkToken => keys.link_token = Some(secret.clone()),
+        }
+    }
 }
 
 /// Settings that go together.
@@ -181,15 +201,14 @@ pub struct Config {
 
 impl Secrets {
     fn from_environment() -> Result<Self, String> {
-        let lines = |secret: Option<Secret>| {
-            let lines = secret.iter().flat_map(|secret| secret.expose().lines());
-            lines.map(str::trim).filter(|line| !line.is_empty()).map(Secret::new).collect()
-        };
-        Ok(Self {
-            jwt: lines(settings::secret("JWT_SECRET")?),
-            grant: lines(settings::secret("GRANT_SECRET")?),
-            link_token: settings::secret("LINK_TOKEN")?,
-        })
+        let mut secrets = Self::default();
+        let names = [("JWT_SECRET", Named::Jwt), ("GRANT_SECRET", Named::Grant), ("LINK_TOKEN", Named::LinkToken)];
+        for (name, named) in names {
+            let Some(Found { secret, file }) = watch::secret(name)? else { continue };
+            named.set(&secret, &mut secrets.keys);
+            secrets.files.extend(file.map(|file| (named, file)));
+        }
+        Ok(secrets)
     }
 }
 
@@ -202,7 +221,7 @@ impl Config {
 
     /// Checks what one setting alone does not show. `Err` is one line that names the setting.
     pub fn new(flags: Flags, secrets: Secrets) -> Result<Self, String> {
-        if secrets.jwt.is_empty() {
+        if secrets.keys.jwt.is_empty() {
             return Err("JWT_SECRET or JWT_SECRET_FILE is required: without it nobody could connect".to_owned());
         }
         if flags.ping_period >= flags.pong_wait {
@@ -229,7 +248,7 @@ impl Config {
 
     /// Says what is allowed but unwise; to be called once there is a log.
     pub fn warn(&self) {
-        if self.secrets.jwt.iter().any(|secret| secret.expose().len() < SHORT_SECRET_BYTES) {
+        if self.secrets.keys.jwt.iter().any(|secret| secret.expose().len() < SHORT_SECRET_BYTES) {
             tracing::warn!("a JWT_SECRET has less than {SHORT_SECRET_BYTES} bytes: it is easily guessed");
         }
     }
@@ -271,11 +290,14 @@ impl Config {
         self.flags.max_connections_per_user
     }
 
-    pub(crate) fn keys(&self) -> KeySet {
-        let Secrets { jwt, grant, .. } = &self.secrets;
-        let (issuer, audience) = (self.flags.jwt_issuer.as_deref(), self.flags.jwt_audience.as_deref());
-        let signing = if grant.is_empty() { jwt } else { grant };
-        KeySet { verifier: Verifier::hs256(jwt, issuer, audience), grants: Grants::new(signing, self.flags.grant_ttl) }
+    pub(crate) fn keys(&self) -> Keys {
+        let (issuer, audience) = (self.flags.jwt_issuer.clone(), self.flags.jwt_audience.clone());
+        let settings = keys::Settings { issuer, audience, grant_ttl: self.flags.grant_ttl };
+        Keys::new(settings, self.secrets.keys.clone())
+    }
+
+    pub(crate) fn secret_files(&self) -> Vec<(Named, SecretFile)> {
+        self.secrets.files.clone()
     }
 
     pub(crate) fn backend(&self) -> Option<BackendConfig> {
@@ -316,14 +338,9 @@ impl Config {
         }
     }
 
-    pub(crate) fn upstream(&self) -> upstream::Settings {
+    pub(crate) fn upstream(&self, keys: Keys) -> upstream::Settings {
         let boot = rand::random();
-        upstream::Settings {
-            discovery: self.flags.fanout_addr.clone(),
-            link_token: self.secrets.link_token.clone(),
-            name: format!("edge-{boot:016x}"),
-            boot,
-        }
+        upstream::Settings { discovery: self.flags.fanout_addr.clone(), keys, name: format!("edge-{boot:016x}"), boot }
     }
 }
 
@@ -342,7 +359,13 @@ mod tests {
     fn config(args: &[&str]) -> Result<Config, String> {
         let args = std::iter::once("edge").chain(args.iter().copied());
         let flags = Flags::try_parse_from(args).map_err(|error| error.to_string())?;
-        Config::new(flags, Secrets { jwt: vec![Secret::new("s")], ..Secrets::default() })
+        Config::new(
+            flags,
+            Secrets {
+                keys: keys::Secrets { jwt: vec![Secret::new("s")], ..keys::Secrets::default() },
+                files: Vec::new(),
+            },
+        )
     }
 
     #[test]

@@ -18,7 +18,6 @@ use crate::{
     defaults::MAX_FAREWELLS,
     drain::goodbye,
     hub::Hub,
-    keys::Keys,
     metrics::Metrics,
     outbox,
     upgrade::{Gate, upgrade},
@@ -51,20 +50,26 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     for shard in shards {
         lifecycle.spawn_vital(shard);
     }
-    let upstream = Upstream::new(config.upstream(), metrics.clone());
+    let keys = config.keys();
+    let upstream = Upstream::new(config.upstream(keys.clone()), metrics.clone());
     upstream.spawn(&hub, &connections, lifecycle, &end);
 
     let context = Arc::new(Context {
         settings: config.connection(),
         hub,
         upstream: upstream.clone(),
-        keys: Keys::new(config.keys()),
+        keys: keys.clone(),
         authorizer,
         connections: connections.clone(),
         outbox_rules: Arc::new(outbox::Rules { limits: config.outbox_limits(), metrics: metrics.clone() }),
         metrics,
         clock: Clock::system(),
     });
+    for (named, file) in config.secret_files() {
+        let (keys, until) = (keys.clone(), end.clone());
+        let watching = file.watch(move |secret| keys.change(|secrets| named.set(secret, secrets)));
+        lifecycle.spawn(async move { until.run_until_cancelled(watching).await });
+    }
     let sockets = TaskTracker::new();
     let gate = Gate {
         context,

@@ -20,7 +20,7 @@ use std::{
 };
 
 use proto::Room;
-use service::{Lifecycle, settings::Secret};
+use service::Lifecycle;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{sleep, timeout_at},
@@ -32,6 +32,7 @@ use crate::{
     connections::Connections,
     hub::Hub,
     interest::LinkId,
+    keys::Keys,
     metrics::{Metrics, Outcome},
     protocol::ErrorCode,
     session::{Failure, Forward, Receipt},
@@ -65,8 +66,8 @@ struct Shared {
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub discovery: Discovery,
-    /// Proves the edge to the nodes.
-    pub link_token: Option<Secret>,
+    /// Have what proves the edge to the nodes.
+    pub keys: Keys,
     /// The edge's name, for the nodes' logs and status.
     pub name: String,
     /// Random per start.

@@ -106,7 +106,8 @@ impl Settings {
             fanout_addr: discovery.map_err(anyhow::Error::msg).context("find the fanout node")?,
             ..self.edge.clone()
         };
-        let secrets = edge::config::Secrets { jwt: vec![self.secret.clone()], ..edge::config::Secrets::default() };
+        let mut secrets = edge::config::Secrets::default();
+        secrets.keys.jwt = vec![self.secret.clone()];
         edge::config::Config::new(flags, secrets).map_err(anyhow::Error::msg)
     }
 

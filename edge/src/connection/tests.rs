@@ -28,12 +28,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    auth::{Claims, RoomClaims, UserId, Verifier},
+    auth::{Claims, RoomClaims, UserId},
     authorize::Authorizer,
     connections::Connections,
     hub::{self, Hub},
     interest::{LinkId, PlacedLink, Placement},
-    keys::{KeySet, Keys},
+    keys::{self, Keys},
     metrics::Metrics,
     outbox::Rules,
     test_support::{self, LIMITS},
@@ -66,9 +66,11 @@ impl Edge {
         }
         let links = vec![PlacedLink::new(LINK, "a:1", Arc::default(), Arc::default(), true)];
         hub.place(Arc::new(Placement::new(links, false))).await;
+        let jwt = vec![service::settings::Secret::new("secret")];
+        let keys = Keys::new(keys::Settings::default(), keys::Secrets { jwt, ..keys::Secrets::default() });
         let upstream = upstream::Settings {
             discovery: Discovery::List(Vec::new()),
-            link_token: None,
+            keys: keys.clone(),
             name: "edge-test".to_owned(),
             boot: 1,
         };
@@ -88,10 +90,7 @@ impl Edge {
             },
             hub,
             upstream: Upstream::new(upstream, metrics.clone()),
-            keys: Keys::new(KeySet {
-                verifier: Verifier::hs256(&[service::settings::Secret::new("secret")], None, None),
-                grants: None,
-            }),
+            keys,
             authorizer: Authorizer::Claims,
             connections,
             outbox_rules: Arc::new(Rules { limits: LIMITS, metrics: metrics.clone() }),

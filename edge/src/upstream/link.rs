@@ -134,12 +134,12 @@ async fn connect(address: &str, links: &Links) -> Result<Link, LinkError> {
         .max_decoding_message_size(MAX_LINK_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_LINK_MESSAGE_BYTES);
     let (outgoing, stream) = mpsc::channel(OUTGOING);
-    let Settings { name, boot, link_token, .. } = links.settings();
+    let Settings { name, boot, keys, .. } = links.settings();
     let hello = wire::EdgeHello { version: VERSION, edge: name.clone(), boot: *boot };
     // Fits: the channel is empty. The node answers the call before it reads.
     let _ = outgoing.try_send(message(edge_message::Kind::Hello(hello)));
     let mut request = Request::new(ReceiverStream::new(stream));
-    if let Some(token) = link_token {
+    if let Some(token) = keys.link_token() {
         let mut bearer: MetadataValue<Ascii> =
             format!("Bearer {}", token.expose()).parse().map_err(|_| LinkError::Token)?;
         bearer.set_sensitive(true);

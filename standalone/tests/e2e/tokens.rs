@@ -4,7 +4,7 @@ use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::harness::{Backend, Client, Edge, Opening, SECRET, Stage, Token, now_s, soon};
+use crate::harness::{Backend, Client, Edge, Opening, SECRET, Stage, Token, eventually, now_s, soon};
 
 /// The user that a token stands for at this edge, or why it does not.
 async fn who(edge: &Edge, token: &str) -> Result<String, String> {
@@ -206,6 +206,25 @@ async fn rooms_that_a_newer_token_no_longer_covers_are_left_where_claims_decide(
     assert!(ana.ask("auth", json!({"token": after.sign()})).await.is("authenticated"));
     ana.broadcast("order-1", "1").await;
     assert_eq!(ana.unasked("left"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_of_a_file_change_without_a_restart() {
+    let file = std::env::temp_dir().join(format!("espigon-jwt-{}", std::process::id()));
+    std::fs::write(&file, "the-first-of-all-secrets-in-this-test\n").unwrap();
+    let stage = Stage::plan().with("JWT_SECRET", "").with("JWT_SECRET_FILE", file.to_str().unwrap()).start().await;
+    let signed = |secret: &str| Token::of("ana").sign_with(Algorithm::HS256, secret);
+    let (old, new) =
+        (signed("the-first-of-all-secrets-in-this-test"), signed("another-secret-that-is-as-long-as-that"));
+    assert_eq!(who(stage.edge(0), &old).await, Ok("ana".to_owned()));
+    assert_eq!(who(stage.edge(0), &new).await, invalid());
+    // Both lines verify, as during a rotation.
+    std::fs::write(&file, "another-secret-that-is-as-long-as-that\nthe-first-of-all-secrets-in-this-test\n").unwrap();
+    eventually("the new secret", async || who(stage.edge(0), &new).await.is_ok()).await;
+    assert_eq!(who(stage.edge(0), &old).await, Ok("ana".to_owned()));
+    std::fs::write(&file, "another-secret-that-is-as-long-as-that\n").unwrap();
+    eventually("the old secret's end", async || who(stage.edge(0), &old).await.is_err()).await;
+    std::fs::remove_file(file).unwrap();
 }
 
 fn code(error: &Value) -> &str {
