@@ -6,6 +6,7 @@
 
 mod budget;
 mod members;
+mod moves;
 mod page;
 mod replay;
 mod room;
@@ -98,7 +99,13 @@ impl Hub {
             let overflow = Arc::new(Overflow::default());
             handles.push(ShardHandle { commands: sender, overflow: overflow.clone() });
             let tail_bytes = settings.tail_bytes / settings.shards.max(1);
-            let rooms = Rooms::new(settings.linger, tail_bytes, settings.send_queue, slots(spread.clone()));
+            let rooms = Rooms::new(
+                settings.linger,
+                tail_bytes,
+                settings.send_queue,
+                settings.shards.max(1),
+                slots(spread.clone()),
+            );
             let metrics = metrics.clone();
             tasks.push(Shard { rooms, commands, overflow, metrics, counted: Counted::default() }.run(end.clone()));
         }

@@ -213,6 +213,17 @@ impl HubRoom {
         self.end_replay(cx);
     }
 
+    /// Moves at once if its link is gone. True if it has one that serves it, and a better one to move to in its turn.
+    pub(super) fn check_place(&mut self, cx: &mut Cx<'_>) -> bool {
+        let placement = cx.placement;
+        let served = self.link.is_some_and(|link| placement.get(link).is_some());
+        if served {
+            return !placement.is_still() && placement.place(&self.name).is_some_and(|best| self.link != Some(best.id));
+        }
+        self.place(cx);
+        false
+    }
+
     /// Tells the links what is wanted of the room, given those that are up now.
     pub(super) fn place(&mut self, cx: &mut Cx<'_>) {
         let placement = cx.placement;

@@ -13,6 +13,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     budget::Budget,
+    moves::Moves,
     page::Page,
     replay::{Progress, ReadId},
     room::{Cx, HubRoom, Taken, Waiting},
@@ -48,6 +49,7 @@ pub(super) struct Rooms {
     /// Frames queued for members that catch up, not yet counted.
     replayed: u64,
     generation: u32,
+    moves: Moves,
     next_read: u64,
     /// Frames handed out between two yields, whatever rooms they are of: half of what one client may have waiting.
     slice: usize,
@@ -62,11 +64,13 @@ pub(super) struct Walked {
 }
 
 impl Rooms {
-    /// `tail_bytes`: what the tails of all rooms may hold. `send_queue`: messages that wait for one client. `after_ms`: a member's own moment to reload, from now.
+    /// `tail_bytes`: what the tails of all rooms may hold. `send_queue`: messages that wait for one
+    /// client. `shards`: how many there are. `after_ms`: a member's own moment to reload, from now.
     pub(super) fn new(
         linger: Duration,
         tail_bytes: usize,
         send_queue: usize,
+        shards: usize,
         after_ms: Box<dyn FnMut() -> u64 + Send>,
     ) -> Self {
         Self {
@@ -84,6 +88,7 @@ impl Rooms {
             budget: Budget::new(tail_bytes),
             replayed: 0,
             generation: 0,
+            moves: Moves::new(shards),
             next_read: 0,
             slice: send_queue.div_ceil(2),
             after_ms,
@@ -167,16 +172,28 @@ impl Rooms {
     }
 
     /// The links that are up changed: rooms go where they belong now.
-    pub(super) fn place(&mut self, placement: Arc<Placement>) {
+    pub(super) fn place(&mut self, placement: Arc<Placement>, now: Instant) {
         self.placement = placement;
-        for slot in 0..self.slots.len() {
-            self.with_slot(slot, HubRoom::place);
+        self.moves.begin(self.slots.len(), now);
+    }
+
+    /// Looks at some rooms since the links changed: who lost its link moves now, others when it is their turn.
+    fn check_places(&mut self, limit: usize) -> usize {
+        let mut checked = 0;
+        while checked < limit
+            && let Some(slot) = self.moves.next_check()
+        {
+            checked += 1;
+            if self.with_slot(slot, HubRoom::check_place) == Some(true) {
+                self.moves.later(slot);
+            }
         }
+        checked
     }
 
     /// Hands out what is pending to at most about `budget` members; rooms take turns.
     pub(super) fn walk(&mut self, budget: usize) -> Walked {
-        let mut walked = Walked::default();
+        let mut walked = Walked { members: self.check_places(budget), frames: 0 };
         // A client may be in many rooms: bursts in all of them together are no slowness either.
         let mut slices = 0;
         while walked.members < budget && slices < self.slice {
@@ -203,18 +220,22 @@ impl Rooms {
     }
 
     pub(super) fn has_work(&self) -> bool {
-        !self.work.is_empty()
+        !self.work.is_empty() || self.moves.has_checks()
     }
 
     /// When [`Self::expire`] has something to do.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let waiting = self.waiting.peek().map(|Reverse((deadline, _))| *deadline);
         let first = |queue: &VecDeque<(Instant, Room)>| queue.front().map(|(deadline, _)| *deadline);
-        [waiting, first(&self.lingering), first(&self.retries)].into_iter().flatten().min()
+        [waiting, first(&self.lingering), first(&self.retries), self.moves.deadline()].into_iter().flatten().min()
     }
 
-    /// Gives up on members-to-be that have waited long enough, and on rooms that nobody came back to.
+    /// Gives up on members-to-be that have waited long enough, and on rooms that nobody came back to; moves rooms whose
+    /// turn it is.
     pub(super) fn expire(&mut self, now: Instant) {
+        for slot in self.moves.due(now) {
+            self.with_slot(slot, HubRoom::place);
+        }
         while self.waiting.peek().is_some_and(|Reverse((deadline, _))| *deadline <= now) {
             let Some(Reverse((_, room))) = self.waiting.pop() else { break };
             let next = self.with(&room, |state, cx| {

@@ -200,7 +200,7 @@ impl Shard {
                 }
                 self.rooms.page(from, result, Instant::now());
             }
-            Command::Place(placement) => self.rooms.place(placement),
+            Command::Place(placement) => self.rooms.place(placement, Instant::now()),
             Command::Top { limit, answer } => {
                 let _ = answer.send(self.rooms.top(limit));
             }

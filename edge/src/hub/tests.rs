@@ -46,13 +46,21 @@ impl Harness {
     /// With outboxes of this many messages.
     fn with_queue(send_queue: usize) -> Self {
         let mut harness = Self {
-            rooms: Rooms::new(LINGER, 1 << 20, send_queue, Box::new(|| 7)),
+            rooms: Rooms::new(LINGER, 1 << 20, send_queue, 1, Box::new(|| 7)),
             interest: Arc::default(),
             reads: Arc::default(),
             now: Instant::now(),
         };
-        harness.rooms.place(harness.placement(LINK));
+        harness.place(harness.placement(LINK));
         harness
+    }
+
+    /// The links change, and every room that does so has moved.
+    fn place(&mut self, placement: Arc<Placement>) {
+        self.rooms.place(placement, self.now);
+        self.walk_all();
+        self.now += Duration::from_millis(10);
+        self.rooms.expire(self.now);
     }
 
     fn placement(&self, link: LinkId) -> Arc<Placement> {
@@ -235,7 +243,7 @@ fn another_epoch_is_not_delivered_until_the_loss_is_told() {
 fn a_state_that_is_not_complete_is_a_loss() {
     let mut h = Harness::new();
     let member = h.member("r", "e", 3);
-    h.rooms.place(h.placement(LinkId(2)));
+    h.place(h.placement(LinkId(2)));
     h.rooms.state(LINK, "r", Position::new("e", 50), false);
     h.rooms.state(LinkId(2), "r", Position::new("e", 9), false);
     h.publish("r", "e", 10..=10);
@@ -253,7 +261,7 @@ fn a_room_moves_make_before_break() {
         PlacedLink::new(LINK, "a:1", old, Arc::default(), false),
         PlacedLink::new(LinkId(2), "b:1", new.clone(), Arc::default(), true),
     ];
-    h.rooms.place(Arc::new(Placement::new(links, false)));
+    h.place(Arc::new(Placement::new(links, false)));
     assert!(h.wishes().is_empty(), "kept until the new one has answered");
     h.publish("r", "e", 4..=4);
     h.rooms.state(LinkId(2), "r", Position::new("e", 3), true);
@@ -270,8 +278,8 @@ fn a_room_that_moves_back_before_the_other_answered_is_not_given_up() {
     let other = || PlacedLink::new(LinkId(2), "b:1", Arc::default(), Arc::default(), true);
     let own = |eligible| PlacedLink::new(LINK, "a:1", h.interest.clone(), h.reads.clone(), eligible);
     let (moving, back) = (vec![own(false), other()], vec![own(true)]);
-    h.rooms.place(Arc::new(Placement::new(moving, false)));
-    h.rooms.place(Arc::new(Placement::new(back, false)));
+    h.place(Arc::new(Placement::new(moving, false)));
+    h.place(Arc::new(Placement::new(back, false)));
     assert!(h.wishes()[0].1.wanted, "asked again");
     h.state("r", "e", 3);
     assert_eq!(h.wishes(), [], "the link that serves it is not told that it is no longer wanted");

@@ -260,8 +260,8 @@ fn a_frame_larger_than_the_share_goes_alone() {
 #[test]
 fn what_was_kept_for_one_that_left_is_given_back() {
     let mut h = Harness::new();
-    h.rooms = Rooms::new(LINGER, 5000, 256, Box::new(|| 7));
-    h.rooms.place(h.placement(LINK));
+    h.rooms = Rooms::new(LINGER, 5000, 256, 1, Box::new(|| 7));
+    h.place(h.placement(LINK));
     for round in 0..50 {
         let room = format!("r{round}");
         let first = h.member(&room, "e", 100);
@@ -319,7 +319,7 @@ fn a_read_that_fails_is_tried_again_and_one_lost_with_its_link_too() {
     h.rooms.expire(h.now);
     h.walk_all();
     assert_eq!(h.reads().len(), 1);
-    h.rooms.place(h.placement(LinkId(2)));
+    h.place(h.placement(LinkId(2)));
     h.walk_all();
     assert_eq!(h.reads().len(), 1);
     h.now += LINGER;
@@ -331,8 +331,8 @@ fn a_read_that_fails_is_tried_again_and_one_lost_with_its_link_too() {
 #[test]
 fn tails_keep_to_their_budget() {
     let mut h = Harness::new();
-    h.rooms = Rooms::new(LINGER, 1000, 256, Box::new(|| 7));
-    h.rooms.place(h.placement(LINK));
+    h.rooms = Rooms::new(LINGER, 1000, 256, 1, Box::new(|| 7));
+    h.place(h.placement(LINK));
     for room in ["a", "b"] {
         h.member(room, "e", 0);
         h.publish(room, "e", 1..=50);
