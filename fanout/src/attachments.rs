@@ -11,10 +11,11 @@ use std::{
 };
 
 use proto::wire;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::queue::{Control, Message, Queue, Space};
-use crate::{dispatcher::Dispatcher, metrics::Metrics};
+use crate::{defaults::LINK_PUBLISHES, dispatcher::Dispatcher, metrics::Metrics};
 
 /// One attachment of this process. Never given out again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -51,6 +52,8 @@ pub(crate) struct Attachment {
     rooms: AtomicI64,
     /// The edge takes runs of several rooms in one message.
     batches: AtomicBool,
+    /// Places for broadcasts whose receipts are not yet on their way.
+    pub(crate) publishes: Arc<Semaphore>,
     report: Mutex<EdgeReport>,
     closed: CancellationToken,
 }
@@ -99,6 +102,11 @@ impl Attachment {
         self.batches.load(Ordering::Relaxed)
     }
 
+    /// Nothing would be missed without it: its edge wants no room here, and waits for no receipt.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.rooms() == 0 && self.publishes.available_permits() == LINK_PUBLISHES
+    }
+
     pub(crate) fn report(&self) -> MutexGuard<'_, EdgeReport> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -129,6 +137,7 @@ impl Attachments {
             queue: Queue::new(Arc::clone(&self.0.metrics)),
             rooms: AtomicI64::new(0),
             batches: AtomicBool::new(false),
+            publishes: Arc::new(Semaphore::new(LINK_PUBLISHES)),
             report: Mutex::default(),
             closed: CancellationToken::new(),
         });
@@ -141,6 +150,7 @@ impl Attachments {
         self.lock().values().cloned().collect()
     }
 
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }

@@ -68,8 +68,16 @@ pub(crate) const HELD_BYTES: usize = 1 << 20;
 /// First and last delay between the tries of what the store did not answer.
 pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// How long edges get to move their rooms and close their links once told that the node drains.
+/// How long a draining node waits for the next room to be moved away, and for links to end once it has ended them. Longer
+/// than an edge needs to join a room elsewhere, less than a stop without other nodes should cost.
 pub(crate) const LINK_DRAIN: Duration = Duration::from_secs(2);
+
+/// How long it waits in all, while rooms are moved: at 2,000 a second, 40,000 rooms of each edge. With what follows it
+/// stays below the default of `SHUTDOWN_TIMEOUT`.
+pub(crate) const HAND_OVER: Duration = Duration::from_secs(20);
+
+/// What an edge sent before it knew of the drain comes in for so long.
+pub(crate) const DRAIN_GRACE: Duration = Duration::from_millis(500);
 
 /// How long a call of the publish API waits for the store; past it, not yet sent, it is certainly not stored.
 pub(crate) const API_DEADLINE: Duration = Duration::from_secs(10);

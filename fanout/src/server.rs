@@ -1,10 +1,11 @@
 //! Puts the node together, and takes it apart in order: unready; edges told to move their rooms; links ended; the
 //! publish API's calls finished; last the dispatcher and the broker.
 
+mod drain;
 mod listener;
 mod reflection;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
 use axum::middleware::map_response;
@@ -18,11 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::{
-    attachments::{Attachments, End},
+    attachments::Attachments,
     auth::LinkToken,
     broker::{Broker, Events, Keep, memory::Memory, redis::Redis},
     config::Config,
-    defaults::LINK_DRAIN,
     dispatcher::Dispatcher,
     grpc::{attach::LinkService, publish::PublisherService, status},
     http::{self, Api},
@@ -30,12 +30,6 @@ use crate::{
     publishing::Publishing,
     rates::Rates,
 };
-
-/// How often the drain looks whether the edges have closed their links.
-const DRAIN_CHECK: Duration = Duration::from_millis(20);
-
-/// How long calls of the publish API under way get once the links are closed.
-const API_DRAIN: Duration = Duration::from_secs(12);
 
 /// Where the node listens: the real ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,8 +81,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         move || ready(&*broker, &lifecycle)
     };
     ops::spawn(ops_listener, Arc::new(registry), Arc::new(readiness), lifecycle);
-    let drain = drain(lifecycle.clone(), node.attachments, links, api, end);
-    lifecycle.spawn(drain);
+    lifecycle.spawn(drain::run(lifecycle.clone(), node.attachments, links, api, end));
     let Bound { link, api, ops } = bound;
     tracing::info!(%link, %api, %ops, node = &*node.name, "listening");
     Ok(bound)
@@ -207,28 +200,4 @@ impl Node {
         });
         Ok(listener::by_content_type(grpc, json))
     }
-}
-
-/// The order of the end.
-async fn drain(
-    lifecycle: Lifecycle,
-    attachments: Attachments,
-    links: listener::Listening,
-    api: listener::Listening,
-    end: CancellationToken,
-) {
-    lifecycle.drain().cancelled().await;
-    for attachment in attachments.all() {
-        attachment.say_drain();
-    }
-    let told = tokio::time::Instant::now();
-    while !attachments.is_empty() && told.elapsed() < LINK_DRAIN {
-        tokio::time::sleep(DRAIN_CHECK).await;
-    }
-    for attachment in attachments.all() {
-        attachment.close(Some(End::Stopping));
-    }
-    links.finish(LINK_DRAIN).await;
-    api.finish(API_DRAIN).await;
-    end.cancel();
 }

@@ -74,7 +74,7 @@ impl Link for LinkService {
             guard,
             dispatcher: self.dispatcher.clone(),
             publishing: self.publishing.clone(),
-            publishes: Publishes::new(self.publishing.clone()),
+            publishes: Publishes::new(self.publishing.clone(), Arc::clone(&attachment.publishes)),
             retries,
             reads: Arc::new(Semaphore::new(LINK_READS)),
             answers: FuturesUnordered::new(),

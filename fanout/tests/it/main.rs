@@ -4,6 +4,7 @@
 
 mod api;
 mod contract;
+mod drain;
 mod hearing;
 mod history;
 mod link;

@@ -67,7 +67,7 @@ async fn it_says_where_it_listens_and_ends_well_on_sigterm() {
     let pid = child.id().unwrap().to_string();
     assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     let status = soon("the end", child.wait()).await.unwrap();
-    assert_eq!(status.code(), Some(0));
+    assert_eq!(status.code(), Some(0), "{status}");
     let mut last = String::new();
     while let Some(line) = lines.next_line().await.unwrap() {
         assert!(!line.contains("s3cret"), "{line}");

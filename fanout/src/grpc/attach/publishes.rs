@@ -18,7 +18,7 @@ use tokio::{
 use crate::{
     attachments::Control,
     broker::{Pending, StoreError},
-    defaults::{EDGE_KEY_GRACE, HOLD, LINK_PUBLISHES, STREAM_PUBLISH_BYTES},
+    defaults::{EDGE_KEY_GRACE, HOLD, STREAM_PUBLISH_BYTES},
     grpc::status,
     publishing::{Offer, PublishError, Publishing},
 };
@@ -50,8 +50,7 @@ pub(super) struct Publishes {
 }
 
 impl Publishes {
-    pub(super) fn new(publishing: Publishing) -> Self {
-        let places = Arc::new(Semaphore::new(LINK_PUBLISHES));
+    pub(super) fn new(publishing: Publishing, places: Arc<Semaphore>) -> Self {
         Self { publishing, places, waiting: HashMap::new(), bytes: 0 }
     }
 
