@@ -141,3 +141,38 @@ fn add<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &
     registry.register(name, help, metric.clone());
     metric
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    #[test]
+    fn each_queue_has_a_row_in_the_table_and_each_row_a_queue() {
+        let mut registry = Registry::default();
+        let _metrics = Metrics::new(&mut registry);
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let label = |line: &str, name: &str| {
+            let (_, rest) = line.split_once(&format!("{name}=\"")).unwrap();
+            rest.split('"').next().unwrap().to_owned()
+        };
+        let lines = text.lines().filter(|line| line.starts_with("espigon_edge_queue_full_total{"));
+        let shown: BTreeSet<_> = lines.map(|line| (label(line, "queue"), label(line, "rule"))).collect();
+
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../ARCHITECTURE.md")).unwrap();
+        let (_, rest) = page.split_once("Of an edge, counted by `espigon_edge_queue_full`:\n\n").unwrap();
+        let rows = rest.lines().take_while(|line| line.starts_with('|')).skip(2);
+        let cell = |cell: &str| cell.trim().trim_matches('`').to_owned();
+        let listed: BTreeSet<_> = rows
+            .map(|row| {
+                let cells: Vec<_> = row.split('|').collect();
+                (cell(cells[1]), cell(cells[2]))
+            })
+            .collect();
+        assert_eq!(shown, listed);
+    }
+}
