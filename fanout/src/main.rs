@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use fanout::config::Config;
-use service::{Lifecycle, files, telemetry};
+use service::{Lifecycle, files, lifecycle::Signals, telemetry};
 
 fn main() -> ExitCode {
     let config = match Config::load() {
@@ -26,10 +26,11 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         tracing::warn!(%error, "raise the limit of open files");
     }
     let limit = config.common.shutdown_timeout;
+    let signals = Signals::new()?;
     let lifecycle = Lifecycle::new();
     if let Err(error) = fanout::serve(config, &lifecycle).await {
         lifecycle.finish(std::time::Duration::ZERO).await;
         return Err(error);
     }
-    Ok(lifecycle.run(limit).await?)
+    Ok(lifecycle.run_on(signals, limit).await)
 }

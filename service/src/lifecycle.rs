@@ -100,7 +100,12 @@ impl Lifecycle {
     /// Waits for SIGTERM, SIGINT or the end of a vital task, then finishes. A second signal stops at once.
     /// Success is an end that was asked for, with every task ended.
     pub async fn run(&self, limit: Duration) -> std::io::Result<ExitCode> {
-        let mut signals = Signals::new()?;
+        Ok(self.run_on(Signals::new()?, limit).await)
+    }
+
+    /// As [`Self::run`], with signals that were caught from an earlier moment on: one that comes between a process's first
+    /// word and this call must end it in order, too.
+    pub async fn run_on(&self, mut signals: Signals, limit: Duration) -> ExitCode {
         let asked = tokio::select! {
             name = signals.next() => { tracing::info!(signal = name, "shutting down"); true }
             () = self.drain.cancelled() => { tracing::error!("a vital task ended: shutting down"); false }
@@ -113,7 +118,7 @@ impl Lifecycle {
             }
         };
         tracing::info!(tasks = self.tracker.len(), "shut down");
-        Ok(if asked && empty { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        if asked && empty { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }
 
