@@ -3,7 +3,7 @@
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run test lint tools
+.PHONY: run test test-deep lint tools
 
 run:
 	cargo run --locked
@@ -12,6 +12,10 @@ test: tools .venv
 	cargo test --workspace --locked
 	# The queues again, with every order of their steps.
 	RUSTFLAGS="--cfg loom" cargo test -p queues --tests --release --locked --target-dir target/loom
+
+# What takes longer than CI should: checks are broken one at a time, and a test must fail for each.
+test-deep: tools
+	python3 standalone/tests/mutations.py
 
 lint:
 	cargo fmt --all --check

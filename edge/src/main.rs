@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use edge::config::Config;
-use service::{Lifecycle, telemetry};
+use service::{Lifecycle, lifecycle::Signals, telemetry};
 
 fn main() -> ExitCode {
     let config = match Config::from_process() {
@@ -22,9 +22,11 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    // Caught from before the first word on: whoever reads it may send one at once.
+    let signals = Signals::new()?;
     let lifecycle = Lifecycle::new();
     config.warn();
     let limit = config.common().shutdown_timeout;
     edge::serve(config, &lifecycle).await?;
-    Ok(lifecycle.run(limit).await?)
+    Ok(lifecycle.run(signals, limit).await)
 }

@@ -32,5 +32,5 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         lifecycle.finish(std::time::Duration::ZERO).await;
         return Err(error);
     }
-    Ok(lifecycle.run_on(signals, limit).await)
+    Ok(lifecycle.run(signals, limit).await)
 }

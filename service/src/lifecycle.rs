@@ -97,15 +97,10 @@ impl Lifecycle {
         empty
     }
 
-    /// Waits for SIGTERM, SIGINT or the end of a vital task, then finishes. A second signal stops at once.
+    /// Waits for SIGTERM, SIGINT or the end of a vital task, then finishes. A second signal stops at once. The signals are
+    /// caught from an earlier moment on: one that comes between a process's first word and this call counts as well.
     /// Success is an end that was asked for, with every task ended.
-    pub async fn run(&self, limit: Duration) -> std::io::Result<ExitCode> {
-        Ok(self.run_on(Signals::new()?, limit).await)
-    }
-
-    /// As [`Self::run`], with signals that were caught from an earlier moment on: one that comes between a process's first
-    /// word and this call must end it in order, too.
-    pub async fn run_on(&self, mut signals: Signals, limit: Duration) -> ExitCode {
+    pub async fn run(&self, mut signals: Signals, limit: Duration) -> ExitCode {
         let asked = tokio::select! {
             name = signals.next() => { tracing::info!(signal = name, "shutting down"); true }
             () = self.drain.cancelled() => { tracing::error!("a vital task ended: shutting down"); false }

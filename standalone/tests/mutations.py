@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+"""Breaks checks of the edge one at a time, and expects the test that the contract's table names to fail each time.
+
+Works on a copy of what is committed or changed, with a build folder of its own, so it can run beside other work.
+`make test-deep` runs it; it takes some ten seconds for each mutation after a first build.
+"""
+
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+COPY = ROOT / "target" / "mutations"
+TABLE = ROOT / "standalone" / "tests" / "e2e" / "contract.md"
+
+# File below edge/src, what stands there, what is put in its place, and the test that must fail.
+MUTATIONS = [
+    ("auth/jwt.rs", "if now >= exp {", "if now > exp + 60.0 {", "auth::jwt::tests::expiry_has_no_leeway"),
+    ("auth/jwt.rs", 'required.push("iss");', "", "auth::jwt::tests::issuer_and_audience_must_be_there_and_match_when_set"),
+    ("auth/jwt.rs", 'required.push("aud");', "", "auth::jwt::tests::issuer_and_audience_must_be_there_and_match_when_set"),
+    ("auth/jwt.rs", 'role.eq_ignore_ascii_case("admin")', 'role == "admin"', "auth::jwt::tests::rooms_and_role_are_read"),
+    ("auth/user.rs", "if id.starts_with('@') {", "if id.starts_with('\\0') {", "auth::user::tests::ids_fit_in_the_name_of_a_room"),
+    ("auth/origin.rs", "start.strip_suffix('.')", "Some(start)", "auth::origin::tests::a_star_before_the_host_means_sub_domains_only"),
+    ("auth/origin.rs", "host && origin.scheme == self.origin.scheme &&", "host &&", "auth::origin::tests::look_alikes_are_refused"),
+    ("auth/origin.rs", "== self.origin.scheme && origin.port == self.origin.port", "== self.origin.scheme", "auth::origin::tests::look_alikes_are_refused"),
+    ("auth/origin.rs", "let Some(origin) = origin else { return true };", "let Some(origin) = origin else { return false };", "auth::origin::tests::no_origin_is_no_browser"),
+    ("auth/origin.rs", "self.host == name && self.port == port.or(default)", "self.host == name", "auth::origin::tests::unset_means_the_host_asked_for"),
+    ("auth/claims.rs", "None => **entry == **room,", "None => room.starts_with(&**entry),", "auth::claims::tests::entries_are_names_or_begin_names"),
+    ("authorize/claims.rs", "if claims.rooms.cover(room) {", "if claims.rooms.cover(room) || true {", "authorize::claims::tests::no_claim_no_entry"),
+    ("authorize.rs", "if owner == user.as_str() {", "if owner.starts_with(user.as_str()) {", "authorize::tests::a_users_room_is_joined_by_that_user_alone"),
+    ("authorize.rs", "Decision::Allowed { publish: false } } else", "Decision::Allowed { publish: true } } else", "authorize::tests::a_users_room_is_joined_by_that_user_alone"),
+    ("authorize/backend/answer.rs", "StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS =>", "StatusCode::REQUEST_TIMEOUT =>", "authorize::backend::answer::tests::statuses_speak_first"),
+    ("authorize/backend/answer.rs", "if body.trim_ascii_start().first() != Some(&b'{') {", "if body.is_empty() {", "authorize::backend::answer::tests::only_the_json_agreed_on_is_an_answer"),
+    ("authorize/grant.rs", "(granted.expires_ms > now_ms).then_some(granted)", "Some(granted).filter(|_| now_ms >= 0)", "authorize::grant::tests::a_grant_is_good_for_its_room_its_user_and_its_time"),
+    ("authorize/grant.rs", "[claimed, &length, room.as_bytes(), user.as_bytes()]", "[claimed, &length[..0], room.as_bytes(), user.as_bytes()]", "authorize::grant::tests::a_grant_is_good_for_its_room_its_user_and_its_time"),
+    ("authorize/grant.rs", "hmac::verify(key, &signed, tag).is_ok()", "hmac::verify(key, &signed, tag).is_ok() || true", "authorize::grant::tests::what_is_forged_or_broken_is_none"),
+    ("protocol/client.rs", "const MAX_ID_BYTES: usize = 64;", "const MAX_ID_BYTES: usize = 65;", "protocol::client::tests::ids_are_strings_of_64_bytes_at_most"),
+    ("protocol/code.rs", "Self::AuthorizationUnavailable | Self::Unavailable => Some(1500),", "Self::AuthorizationUnavailable => Some(1500),", "protocol::code::tests::final_errors_say_nothing_of_repeating_and_passing_ones_when"),
+    ("session.rs", "{ Charge::Join } else", "{ Charge::Message } else", "session::tests::a_client_over_its_rate_is_told_and_then_closed"),
+    ("session/limits.rs", "const MAX_MALFORMED: u8 = 20;", "const MAX_MALFORMED: u8 = 21;", "session::tests::too_many_errors_in_a_row_close"),
+    ("session/limits.rs", "self.malformed = 0;", "", "session::tests::too_many_errors_in_a_row_close"),
+    ("session/rate.rs", "self.left > -rate.burst", "self.left > -10.0 * rate.burst", "session::rate::tests::a_burst_then_the_rate_then_a_debt_that_has_an_end"),
+    ("session.rs", "if decision == Decision::Denied && self.rooms.membership(room).is_some() {", "if decision == Decision::Unavailable && self.rooms.membership(room).is_some() {", "session::tests::joining_again_asks_again_and_a_no_ends_the_membership"),
+    ("session.rs", "Some(Membership { publish: true }) => self.broadcast(", "Some(Membership { .. }) => self.broadcast(", "session::tests::joining_again_asks_again_and_a_no_ends_the_membership"),
+    ("session.rs", ".filter(|busy| busy.op == op)", ".filter(|busy| busy.op >= op)", "session::tests::leave_cancels_a_join_that_waits_for_the_hub"),
+    ("session.rs", "!self.is_automatic(room) && !covers(room)", "!covers(room)", "session::tests::rooms_that_a_newer_token_does_not_cover_are_left"),
+    ("session/automatic.rs", "Ok(room) if UserId::of_room(&room).is_some() => {", "Ok(room) if UserId::of_room(&room).is_none() => {", "session::automatic::tests::the_own_room_comes_first_and_other_users_rooms_never"),
+    ("upgrade/handshake.rs", "if offered && !realtime {", "if offered && !realtime && bearer.is_none() {", "upgrade::handshake::tests::subprotocols_are_ours_or_none"),
+    ("upgrade/refusal.rs", "StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS =>", "StatusCode::SERVICE_UNAVAILABLE =>", "upgrade::refusal::tests::each_refusal_has_its_headers_and_its_body"),
+]
+
+
+def test(names):
+    """Whether the tests pass; a mutation that does not build is a mistake of this list."""
+    command = ["cargo", "test", "--quiet", "--locked", "-p", "edge", "--lib", "--target-dir", str(COPY / "target"), "--", "--exact", *names]
+    run = subprocess.run(command, cwd=COPY / "tree", capture_output=True, text=True, timeout=1200, check=False)
+    if "could not compile" in run.stderr:
+        sys.exit(run.stderr)
+    passed = re.search(r"(\d+) passed; (\d+) failed", run.stdout)
+    if passed is None or int(passed[1]) + int(passed[2]) != len(names):
+        sys.exit(f"not all of {names} ran:\n{run.stdout}{run.stderr}")
+    return run.returncode == 0
+
+
+def main():
+    table = TABLE.read_text()
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    shutil.rmtree(COPY / "tree", ignore_errors=True)
+    for name in filter(None, files):
+        target = COPY / "tree" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target)
+
+    names = sorted({name for *_, name in MUTATIONS})
+    wrong = [f"{name} is not in the contract's table" for name in names if f"`edge::{name}`" not in table]
+    if not test(names):
+        sys.exit("the tests fail before anything is broken")
+    survivors = 0
+    for file, old, new, name in MUTATIONS:
+        path = COPY / "tree" / "edge" / "src" / file
+        text = path.read_text()
+        if text.count(old) != 1:
+            wrong.append(f"{file}: {old!r} stands there {text.count(old)} times")
+            continue
+        path.write_text(text.replace(old, new))
+        survived = test([name])
+        path.write_text(text)
+        survivors += survived
+        print(f"{'SURVIVED' if survived else 'caught'}  {file}: {old}", flush=True)
+    for line in wrong:
+        print("WRONG ", line)
+    print(f"{len(MUTATIONS) - survivors - len(wrong)} caught, {survivors} survived, {len(wrong)} wrong")
+    sys.exit(1 if survivors or wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
