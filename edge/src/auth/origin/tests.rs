@@ -49,6 +49,9 @@ fn listed_origins_match_by_scheme_host_and_port() {
 #[test]
 fn look_alikes_are_refused() {
     for bad in [
+        // Another scheme on the same port, and another port.
+        "http://example.com:443",
+        "https://example.com:8443",
         "https://example.com.evil.org",
         "https://evilexample.com",
         "https://example.com@evil.org",
