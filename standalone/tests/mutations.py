@@ -33,10 +33,13 @@ MUTATIONS = [
     ("authorize.rs", "Decision::Allowed { publish: false } } else", "Decision::Allowed { publish: true } } else", "authorize::tests::a_users_room_is_joined_by_that_user_alone"),
     ("authorize/backend/answer.rs", "StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS =>", "StatusCode::REQUEST_TIMEOUT =>", "authorize::backend::answer::tests::statuses_speak_first"),
     ("authorize/backend/answer.rs", "if body.trim_ascii_start().first() != Some(&b'{') {", "if body.is_empty() {", "authorize::backend::answer::tests::only_the_json_agreed_on_is_an_answer"),
+    ("authorize/backend/routes.rs", '"" | "." | ".."', '"" | "."', "authorize::backend::routes::tests::the_first_route_that_matches_is_asked"),
+    ("authorize/backend/question.rs", "redirect::Policy::none()", "redirect::Policy::default()", "authorize::backend::tests::redirects_are_not_followed"),
     ("authorize/grant.rs", "(granted.expires_ms > now_ms).then_some(granted)", "Some(granted).filter(|_| now_ms >= 0)", "authorize::grant::tests::a_grant_is_good_for_its_room_its_user_and_its_time"),
     ("authorize/grant.rs", "[claimed, &length, room.as_bytes(), user.as_bytes()]", "[claimed, &length[..0], room.as_bytes(), user.as_bytes()]", "authorize::grant::tests::a_grant_is_good_for_its_room_its_user_and_its_time"),
     ("authorize/grant.rs", "hmac::verify(key, &signed, tag).is_ok()", "hmac::verify(key, &signed, tag).is_ok() || true", "authorize::grant::tests::what_is_forged_or_broken_is_none"),
     ("protocol/client.rs", "const MAX_ID_BYTES: usize = 64;", "const MAX_ID_BYTES: usize = 65;", "protocol::client::tests::ids_are_strings_of_64_bytes_at_most"),
+    ("protocol/client.rs", "if !text.trim_ascii_start().starts_with('{') {", "if text.is_empty() {", "protocol::client::tests::arrays_are_no_messages"),
     ("protocol/code.rs", "Self::AuthorizationUnavailable | Self::Unavailable => Some(1500),", "Self::AuthorizationUnavailable => Some(1500),", "protocol::code::tests::final_errors_say_nothing_of_repeating_and_passing_ones_when"),
     ("session.rs", "{ Charge::Join } else", "{ Charge::Message } else", "session::tests::a_client_over_its_rate_is_told_and_then_closed"),
     ("session/limits.rs", "const MAX_MALFORMED: u8 = 20;", "const MAX_MALFORMED: u8 = 21;", "session::tests::too_many_errors_in_a_row_close"),
@@ -71,7 +74,8 @@ def main():
     for name in filter(None, files):
         target = COPY / "tree" / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, target)
+        # With the time of now: what is built of the last mutation must not pass for built of this.
+        shutil.copyfile(ROOT / name, target)
 
     names = sorted({name for *_, name in MUTATIONS})
     wrong = [f"{name} is not in the contract's table" for name in names if f"`edge::{name}`" not in table]
