@@ -94,6 +94,11 @@ impl Outbox {
         self.rules.metrics.bytes_written.inc_by(bytes as u64);
     }
 
+    /// Waits until the write pump has ended, and tells why it did.
+    pub async fn ended(&self) -> CloseReason {
+        poll_fn(|cx| self.queue.poll_ended(cx)).await
+    }
+
     /// Sends what is queued, then closes. False if it was closing before.
     pub fn finish(&self, reason: CloseReason) -> bool {
         self.queue.finish(reason)

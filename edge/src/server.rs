@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     authorize::{Authorizer, Backend},
     config::Config,
-    connection::Context,
+    connection::{Context, Pumps},
     connections::Connections,
     defaults::MAX_FAREWELLS,
     drain::goodbye,
@@ -50,6 +50,10 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     for shard in shards {
         lifecycle.spawn_vital(shard);
     }
+    let (pumps, drivers) = Pumps::new(config.hub().shards, &end);
+    for driver in drivers {
+        lifecycle.spawn_vital(driver);
+    }
     let keys = config.keys();
     let upstream = Upstream::new(config.upstream(keys.clone()), metrics.clone());
     upstream.spawn(&hub, &connections, lifecycle, &end);
@@ -57,6 +61,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     let context = Arc::new(Context {
         settings: config.connection(),
         hub,
+        pumps,
         upstream: upstream.clone(),
         keys: keys.clone(),
         authorizer,

@@ -20,8 +20,9 @@ use tokio_util::task::TaskTracker;
 use crate::{
     auth::{Claims, Origins, TokenError},
     close::CloseReason,
-    connection::{self, Context, Guest},
+    connection::{self, Context, Guest, SocketWriter},
     connections::Place,
+    defaults::FAREWELL,
     outbox::Outbox,
     protocol::{ErrorCode, SUBPROTOCOL, ServerMessage},
 };
@@ -144,6 +145,7 @@ async fn serve(
         return;
     };
     let (reader, writer) = parts.io.into_inner().into_split();
+    let writer = SocketWriter::new(writer);
     let rules = context.outbox_rules.clone();
     let outbox = match &guest {
         Ok(guest) => Arc::new(Outbox::new(guest.claims.user.clone(), rules)),
@@ -157,13 +159,15 @@ async fn serve(
             if lifecycle.is_draining() {
                 outbox.finish(CloseReason::Restarting);
             }
-            connection::run(reader, writer, &parts.read_buf, guest, outbox, context).await;
+            context.pumps.start(writer, outbox.clone(), context.settings.write_wait);
+            connection::run(reader, &parts.read_buf, guest, outbox, context).await;
         }
         Err(refusal) => {
             context.metrics.refused(refusal.code.as_str());
             outbox.push(ServerMessage::error(None, refusal.code, refusal.text, None).frame());
             outbox.finish(refusal.close_reason());
-            connection::farewell(reader, writer, &parts.read_buf, &outbox, &context).await;
+            context.pumps.start(writer, outbox.clone(), context.settings.write_wait.min(FAREWELL));
+            connection::farewell(reader, &parts.read_buf, &outbox, &context).await;
         }
     }
 }

@@ -37,6 +37,10 @@ struct State<C> {
     wants_frames: bool,
     /// Who waits until no more than this is held.
     filler: Option<(Waker, Limits)>,
+    /// Why the pump ended, once it has.
+    ended: Option<C>,
+    /// Who waits for that.
+    owner: Option<Waker>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -70,7 +74,8 @@ impl<C: Copy> Outbox<C> {
     pub fn new() -> Self {
         let held = Limits { frames: 0, bytes: 0 };
         let frames = VecDeque::new();
-        let state = State { frames, held, end: End::Open, pump: None, wants_frames: false, filler: None };
+        let (pump, filler, ended, owner) = (None, None, None, None);
+        let state = State { frames, held, end: End::Open, pump, wants_frames: false, filler, ended, owner };
         Self { state: Mutex::new(state) }
     }
 
@@ -82,11 +87,7 @@ impl<C: Copy> Outbox<C> {
             return false;
         }
         state.add(frame);
-        let pump = if state.wants_frames { state.pump.take() } else { None };
-        drop(state);
-        if let Some(pump) = pump {
-            pump.wake();
-        }
+        state.wake_for_frames();
         true
     }
 
@@ -108,18 +109,14 @@ impl<C: Copy> Outbox<C> {
         if !matches!(state.end, End::Open) {
             return Err(PushError::Closed);
         }
-        let fits = state.held.fits(frame.len(), limits);
-        if fits {
-            state.add(frame);
-        } else {
+        if !state.held.fits(frame.len(), limits) {
             state.cut(when_full);
+            state.wake();
+            return Err(PushError::Full);
         }
-        let pump = if fits && !state.wants_frames { None } else { state.pump.take() };
-        drop(state);
-        if let Some(pump) = pump {
-            pump.wake();
-        }
-        if fits { Ok(()) } else { Err(PushError::Full) }
+        state.add(frame);
+        state.wake_for_frames();
+        Ok(())
     }
 
     /// Takes in nothing more; what is queued goes out, then the close. False if it was closed before.
@@ -138,11 +135,7 @@ impl<C: Copy> Outbox<C> {
             return false;
         }
         end(&mut state);
-        let pump = state.pump.take();
-        drop(state);
-        if let Some(pump) = pump {
-            pump.wake();
-        }
+        state.wake();
         true
     }
 
@@ -194,6 +187,29 @@ impl<C: Copy> Outbox<C> {
         }
     }
 
+    /// The pump has ended, for this reason.
+    pub fn report_end(&self, reason: C) {
+        let mut state = lock(&self.state);
+        state.ended = Some(reason);
+        let owner = state.owner.take();
+        drop(state);
+        if let Some(owner) = owner {
+            owner.wake();
+        }
+    }
+
+    /// Why the pump ended, once it has. One waits for it.
+    pub fn poll_ended(&self, cx: &Context<'_>) -> Poll<C> {
+        let mut state = lock(&self.state);
+        match state.ended {
+            Some(reason) => Poll::Ready(reason),
+            None => {
+                park(&mut state.owner, cx);
+                Poll::Pending
+            }
+        }
+    }
+
     /// Frames and bytes that wait, those being written included.
     pub fn held(&self) -> Limits {
         lock(&self.state).held
@@ -233,6 +249,21 @@ impl<C> State<C> {
         self.held.frames += 1;
         self.held.bytes += frame.len();
         self.frames.push_back(frame);
+    }
+
+    /// Wakes the pump, which stays known: pumps are woken for every frame, and a waker costs more to clone than to call.
+    /// Called with the lock held, so a waker must do no more than make a note.
+    fn wake(&mut self) {
+        self.wants_frames = false;
+        if let Some(pump) = &self.pump {
+            pump.wake_by_ref();
+        }
+    }
+
+    fn wake_for_frames(&mut self) {
+        if self.wants_frames {
+            self.wake();
+        }
     }
 
     fn cut(&mut self, reason: C) {

@@ -16,7 +16,7 @@ use proto::wire;
 use serde_json::{Value, json};
 use service::{Clock, Lifecycle};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex, split},
+    io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, WriteHalf, duplex, split},
     task::JoinHandle,
     time::{Instant, sleep},
 };
@@ -45,6 +45,8 @@ const LINK: LinkId = LinkId(1);
 /// An edge without listener and links.
 struct Edge {
     context: Arc<Context>,
+    /// Those of in-memory pipes.
+    pumps: Pumps<WriteHalf<DuplexStream>>,
     lifecycle: Lifecycle,
 }
 
@@ -74,6 +76,11 @@ impl Edge {
             name: "edge-test".to_owned(),
             boot: 1,
         };
+        let end = CancellationToken::new();
+        let (pumps, drivers) = Pumps::new(1, &end);
+        for driver in drivers {
+            lifecycle.spawn(driver);
+        }
         let context = Context {
             settings: Settings {
                 ping_period: Duration::from_secs(54),
@@ -89,6 +96,7 @@ impl Edge {
                 },
             },
             hub,
+            pumps: Pumps::new(1, &end).0,
             upstream: Upstream::new(upstream, metrics.clone()),
             keys,
             authorizer: Authorizer::Claims,
@@ -97,7 +105,7 @@ impl Edge {
             metrics,
             clock: Clock::of(|| std::time::UNIX_EPOCH + Duration::from_secs(1000)),
         };
-        Self { context: Arc::new(context), lifecycle }
+        Self { context: Arc::new(context), pumps, lifecycle }
     }
 
     /// A client whose token is good for an hour, and may join all rooms.
@@ -116,7 +124,8 @@ impl Edge {
         };
         let guest = Guest { id: "c".into(), claims: Arc::new(claims), token: "t".into(), auto_join: true };
         let outbox = Arc::new(Outbox::new(guest.claims.user.clone(), self.context.outbox_rules.clone()));
-        let connection = run(reader, writer, &[], guest, outbox.clone(), self.context.clone());
+        self.pumps.start(writer, outbox.clone(), self.context.settings.write_wait);
+        let connection = run(reader, &[], guest, outbox.clone(), self.context.clone());
         Client { far, outbox, task: self.lifecycle.spawn(connection) }
     }
 
@@ -451,13 +460,13 @@ async fn one_publication_to_a_thousand_members_is_one_encoding_and_a_thousand_wr
     }
     // Away with `joined`, which is each member's own.
     let counter = Counter::default();
-    let pump = |counter: &Counter, outbox: Arc<Outbox>| {
-        let counter = counter.clone();
-        edge.lifecycle.spawn(async move {
-            WritePump::new(counter, &outbox, Duration::from_secs(10)).run().await;
-        })
-    };
-    let pumps: Vec<_> = members.iter().map(|member| pump(&counter, member.clone())).collect();
+    let (pumps, drivers) = Pumps::new(1, &CancellationToken::new());
+    for driver in drivers {
+        edge.lifecycle.spawn(driver);
+    }
+    for member in &members {
+        pumps.start(counter.clone(), member.clone(), Duration::from_secs(10));
+    }
     while counter.0.lock().unwrap().0 < MEMBERS {
         tokio::task::yield_now().await;
     }
@@ -471,8 +480,8 @@ async fn one_publication_to_a_thousand_members_is_one_encoding_and_a_thousand_wr
     let (writes, payloads) = counter.0.lock().unwrap().clone();
     assert_eq!(writes, MEMBERS);
     assert_eq!(payloads.len(), 1, "one frame, written by all from the same memory");
-    for (member, pump) in members.iter().zip(pumps) {
+    for member in &members {
         member.finish(CloseReason::Gone);
-        pump.await.unwrap();
+        assert_eq!(member.ended().await, CloseReason::Gone);
     }
 }
