@@ -5,7 +5,10 @@ use std::io::IsTerminal as _;
 use clap::ValueEnum;
 use tracing::{Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    EnvFilter, Layer, Registry,
+    filter::{FilterExt as _, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -39,7 +42,7 @@ pub fn init(level: &str, format: Option<LogFormat>) {
 fn filtered(level: &str, lines: impl Layer<Registry> + Send + Sync) -> impl Subscriber + Send + Sync {
     let caps = CAPPED.map(|library| (library, LevelFilter::DEBUG));
     let caps = Targets::new().with_default(LevelFilter::TRACE).with_targets(caps);
-    tracing_subscriber::registry().with(lines.with_filter(caps).with_filter(EnvFilter::new(level)))
+    tracing_subscriber::registry().with(lines.with_filter(EnvFilter::new(level).and(caps)))
 }
 
 #[cfg(test)]
