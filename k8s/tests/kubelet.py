@@ -69,7 +69,8 @@ class World:
         names = deployment.environment()
         for path, (secret, key) in deployment.files().items():
             file = self.directory / f"{secret}-{key}"
-            file.write_text(self.secrets[key])
+            if not file.exists():
+                file.write_text(self.secrets[key])
             names = {name: str(file) if value == path else value for name, value in names.items()}
         for name, value in names.items():
             if name in self.outside:
@@ -100,20 +101,21 @@ class World:
         return self.real(pod.address, pod.deployment.port(port["targetPort"]))
 
     async def start(self, tier):
-        """A new pod, once it is ready and has been so for long enough to count as available."""
+        """A new pod, once it is ready."""
         deployment = self.cluster.deployments()[tier]
         taken = [pod.address for pod in self.pods if pod.process is None or pod.process.returncode is None]
         pod = Pod(self, deployment, next(a for a in self.addresses[tier] if not any(a is t for t in taken)))
         self.pods.append(pod)
         await pod.run()
-        await asyncio.sleep(deployment.spec["minReadySeconds"] / SCALE)
         return pod
 
     async def roll_out(self, tier):
         """One more before one less, until all are new."""
         ending = []
         for old in [pod for pod in self.pods if pod.deployment.name == tier and not pod.deleted]:
-            await self.start(tier)
+            new = await self.start(tier)
+            # So long it must be ready to count as available.
+            await asyncio.sleep(new.deployment.spec["minReadySeconds"] / SCALE)
             ending.append(asyncio.create_task(old.delete()))
         await asyncio.gather(*ending)
 

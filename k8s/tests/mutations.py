@@ -43,7 +43,7 @@ CONTAINER = f"{POD}/containers/0"
 
 MUTATIONS = [
     Mutation("another port for sockets", "Deployment", "edge", f"{CONTAINER}/ports/0/containerPort", 8081, "cannot connect"),
-    Mutation("another port for probes", "Deployment", "fanout", f"{CONTAINER}/ports/2/containerPort", 9102, "did not start"),
+    Mutation("another port for probes", "Deployment", "fanout", f"{CONTAINER}/ports/2/containerPort", 9102, "never ready"),
     Mutation("another readiness path", "Deployment", "edge", f"{CONTAINER}/readinessProbe/httpGet/path", "/ready", "never ready"),
     Mutation("another liveness path", "Deployment", "edge", f"{CONTAINER}/livenessProbe/httpGet/path", "/healthz", "liveness"),
     Mutation("a name that edges do not know", "ConfigMap", "edge", "data/FANOUT_ADDR", Renamed("FANOUT_ADDRESS"), "never ready"),
@@ -51,7 +51,7 @@ MUTATIONS = [
     Mutation("a Service for other pods", "Service", "edge", "spec/selector", {"app.kubernetes.io/name": "edges"}, "cannot connect"),
     Mutation("links to other pods", "Service", "fanout-headless", "spec/selector", {"app.kubernetes.io/name": "fan"}, "never ready"),
     Mutation("links to another port", "ConfigMap", "edge", "data/FANOUT_ADDR", "dns://fanout-headless:7001", "never ready"),
-    Mutation("a grace too short for edges", "Deployment", "edge", f"{POD}/terminationGracePeriodSeconds", 40, "killed"),
+    Mutation("a grace too short for edges", "Deployment", "edge", f"{POD}/terminationGracePeriodSeconds", 40, "killed|cut off"),
     Mutation("no preStop of edges", "Deployment", "edge", f"{CONTAINER}/lifecycle", GONE, "cannot connect"),
     Mutation("no preStop of fanout nodes", "Deployment", "fanout", f"{CONTAINER}/lifecycle", GONE, "cannot publish"),
     Mutation("a drain longer than the stop", "ConfigMap", "edge", "data/DRAIN_WINDOW", "70s", "exited with 64"),

@@ -18,18 +18,20 @@ def validated(documents):
 
 
 def test_routes_and_monitors_fit_their_schemas():
-    documents = load("gateway-api").all("HTTPRoute", "PodMonitor")
-    assert validated(documents) == ["good"] * 3
+    documents = load("gateway-api").all("HTTPRoute", "PodMonitor", "PrometheusRule")
+    assert validated(documents) == ["good"] * 4
 
 
 def test_mistakes_are_noticed():
     cluster = load("gateway-api")
-    for kind, path, value in [
-        ("HTTPRoute", "spec/rules/0/backendRefs/0/port", "eighty"),
-        ("HTTPRoute", "spec/rules/0/matches/0/path/type", "Exactly"),
-        ("PodMonitor", "spec/podMetricsEndpoints", "ops"),
-        ("PodMonitor", "spec/podMetricsEndpoints/0", {"prot": "ops"}),
-        ("PodMonitor", "spec/selector", {"matchLabel": {}}),
+    for kind, name, path, value in [
+        ("HTTPRoute", "edge", "spec/rules/0/backendRefs/0/port", "eighty"),
+        ("HTTPRoute", "edge", "spec/rules/0/matches/0/path/type", "Exactly"),
+        ("PodMonitor", "edge", "spec/podMetricsEndpoints", "ops"),
+        ("PodMonitor", "edge", "spec/podMetricsEndpoints/0", {"prot": "ops"}),
+        ("PodMonitor", "edge", "spec/selector", {"matchLabel": {}}),
+        ("PrometheusRule", "espigon", "spec/groups/0/rules/0/expr", {}),
+        ("PrometheusRule", "espigon", "spec/groups/0/rules/0", {"alert": "A", "expr": "1", "foor": "1m"}),
     ]:
-        broken = Mutation("", kind, "edge", path, value).apply(cluster).find(kind, "edge")
+        broken = Mutation("", kind, name, path, value).apply(cluster).find(kind, name)
         assert validated([broken]) != ["good"], (kind, path, value)

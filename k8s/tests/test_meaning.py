@@ -8,7 +8,7 @@ import mutations
 from manifests import BIN, OVERLAYS, load, rendered
 
 # Kinds that clusters learn from others; test_custom.py has their schemas.
-CUSTOM = ["HTTPRoute", "PodMonitor"]
+CUSTOM = ["HTTPRoute", "PodMonitor", "PrometheusRule"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url';
 const models = {
   HTTPRoute: '@kubernetes-models/gateway-api/gateway.networking.k8s.io/v1/HTTPRoute',
   PodMonitor: '@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PodMonitor',
+  PrometheusRule: '@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PrometheusRule',
 };
 
 for await (const line of createInterface({ input: process.stdin })) {
@@ -40,5 +41,5 @@ function declarations(path) {
 function fields(value) {
   if (Array.isArray(value)) return value.flatMap(fields);
   if (typeof value !== 'object' || value === null) return [];
-  return Object.entries(value).flatMap(([name, inner]) => (name === 'matchLabels' ? [] : [name, ...fields(inner)]));
+  return Object.entries(value).flatMap(([name, inner]) => (['matchLabels', 'labels', 'annotations'].includes(name) ? [] : [name, ...fields(inner)]));
 }
