@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1.7
 # Two images, one build: `docker build --target edge .`, `docker build --target fanout .`
 
 FROM rust:1.95.0-slim-bookworm AS build

@@ -17,7 +17,7 @@ test: tools .venv
 # Manifests, images, compose file, alerts: linted, validated, understood, and run with the real binaries.
 test-deploy: tools k8s/tests/.venv k8s/tests/node/node_modules
 	cargo build --locked --package edge --package fanout
-	cd k8s/tests && .venv/bin/pytest --quiet -p no:cacheprovider --numprocesses 3 --dist worksteal --durations 5
+	cd k8s/tests && .venv/bin/pytest --quiet -p no:cacheprovider
 
 # What takes longer than CI should: checks are broken one at a time, and a test must fail for each.
 test-deep: tools

@@ -94,7 +94,8 @@ class World:
         """A port behind a Service, as its routing chooses one."""
         spec = self.cluster.find("Service", service)["spec"]
         [port] = spec["ports"]
-        routed = [pod for pod in self.pods if pod.is_routed() and selects({"matchLabels": spec["selector"]}, pod.deployment.labels)]
+        selected = [pod for pod in self.pods if selects({"matchLabels": spec["selector"]}, pod.deployment.labels)]
+        routed = [pod for pod in selected if pod.is_routed()]
         if not routed:
             raise ConnectionError(f"nothing is behind {service}")
         pod = random.choice(routed)

@@ -173,7 +173,8 @@ def autoscaling(cluster):
     served = set(adapter_metrics())
     for tier in TIERS:
         deployment = cluster.deployments()[tier]
-        own = [s for s in scalers if s["spec"]["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": tier}]
+        target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": tier}
+        own = [scaler for scaler in scalers if scaler["spec"]["scaleTargetRef"] == target]
         if len(own) != 1 or "replicas" in deployment.spec:
             yield f"{tier}: one autoscaler, and no replicas of the Deployment's own"
             continue
@@ -226,7 +227,7 @@ def restricted(cluster):
         if "memory" not in deployment.container["resources"]["limits"]:
             yield f"{deployment.name} has no limit of memory"
         account = cluster.find("ServiceAccount", pod.get("serviceAccountName", ""))
-        if not account or account["automountServiceAccountToken"] or pod.get("automountServiceAccountToken") is not False:
+        if not account or account["automountServiceAccountToken"] or pod.get("automountServiceAccountToken", True):
             yield f"{deployment.name} gets a token"
 
 
@@ -236,7 +237,8 @@ def ways(cluster):
     opened = network.ways(cluster)
     yield from (f"not open: {way}" for way in sorted(map(str, needed - opened)))
     yield from (f"open: {way}" for way in sorted(map(str, opened - needed)))
-    if {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} not in [p["spec"] for p in cluster.all("NetworkPolicy")]:
+    policies = [policy["spec"] for policy in cluster.all("NetworkPolicy")]
+    if {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} not in policies:
         yield "what no rule speaks of is not denied"
 
 

@@ -17,8 +17,8 @@ SECRETS = {
 @contextlib.asynccontextmanager
 async def redis():
     port = free_port()
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--requirepass", SECRETS["redis-password"]]
-    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
+    command = f"redis-server --port {port} --bind 127.0.0.1 --requirepass {SECRETS['redis-password']} --save".split()
+    process = await asyncio.create_subprocess_exec(*command, "", stdout=subprocess.DEVNULL)
     try:
         for _ in range(200):
             with contextlib.suppress(OSError):
@@ -34,11 +34,12 @@ async def redis():
 @contextlib.asynccontextmanager
 async def backend():
     """Lets everybody in."""
+    yes = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n{"allowed":true}'
 
     async def answer(reader, writer):
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while await reader.readuntil(b"\r\n\r\n"):
-                writer.write(b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n{"allowed":true}')
+                writer.write(yes)
         writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 import binaries
+from kubelet import free_port
 from manifests import BIN, ROOT, TIERS
 from meaning import VERSION
 
@@ -17,7 +18,8 @@ LIBRARIES = {"libc.so.6", "libm.so.6", "libgcc_s.so.1", "linux-vdso.so.1"}
 
 def stage(name):
     """The instructions of a target, those of the stage it begins with included."""
-    stages = {match[2]: match for match in re.finditer(r"^FROM (\S+) AS (\w+)\n((?:(?!FROM ).*\n?)*)", DOCKERFILE, re.MULTILINE)}
+    found = re.finditer(r"^FROM (\S+) AS (\w+)\n((?:(?!FROM ).*\n?)*)", DOCKERFILE, re.MULTILINE)
+    stages = {match[2]: match for match in found}
     parent, own = stages[name][1], stages[name][3]
     return (stage(parent) if parent in stages else "") + own
 
@@ -38,7 +40,8 @@ def test_an_image_is_what_its_binary_needs(tier):
     assert f'ENTRYPOINT ["{tier}"]' in text and f"/usr/local/bin/{tier} /usr/local/bin/{tier}" in text
     assert f'CMD ["{tier}", "healthcheck"]' in text
     assert f'version="{VERSION}"' in text and f'title="espigon-{tier}"' in text
-    assert binaries.run(tier, "healthcheck", "--help").returncode == 0
+    nobody = {"OPS_LISTEN": f"127.0.0.1:{free_port()}"}
+    assert binaries.run(tier, "healthcheck", environment=nobody).returncode == 1
     linked = subprocess.run(["ldd", binaries.path(tier)], capture_output=True, text=True, check=True).stdout
     assert set(re.findall(r"^\s+([\w.-]+) ", linked, re.MULTILINE)) <= LIBRARIES
 
