@@ -3,7 +3,7 @@
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run test test-deep lint tools
+.PHONY: run test test-deploy test-deep lint tools
 
 run:
 	cargo run --locked
@@ -12,6 +12,12 @@ test: tools .venv
 	cargo test --workspace --locked
 	# The queues again, with every order of their steps.
 	RUSTFLAGS="--cfg loom" cargo test -p queues --tests --release --locked --target-dir target/loom
+	$(MAKE) test-deploy
+
+# Manifests, images, compose file, alerts: linted, validated, understood, and run with the real binaries.
+test-deploy: tools k8s/tests/.venv k8s/tests/node/node_modules
+	cargo build --locked --package edge --package fanout
+	cd k8s/tests && .venv/bin/pytest --quiet -p no:cacheprovider
 
 # What takes longer than CI should: checks are broken one at a time, and a test must fail for each.
 test-deep: tools
@@ -28,6 +34,9 @@ tools:
 	command -v redis-server > /dev/null || missing="$$missing redis-server"; \
 	command -v curl > /dev/null || missing="$$missing curl"; \
 	command -v git > /dev/null || missing="$$missing git"; \
+	command -v haproxy > /dev/null || missing="$$missing haproxy"; \
+	command -v promtool > /dev/null || missing="$$missing prometheus"; \
+	command -v npm > /dev/null || missing="$$missing nodejs npm"; \
 	python3 -c 'import ensurepip' 2> /dev/null || missing="$$missing python3 python3-venv"; \
 	[ -z "$$missing" ] || { $(SUDO) apt-get update -q && \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; }
@@ -37,3 +46,12 @@ tools:
 	python3 -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	touch .venv
+
+k8s/tests/.venv: k8s/tests/requirements.txt
+	python3 -m venv $@
+	$@/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+k8s/tests/node/node_modules: k8s/tests/node/package-lock.json
+	npm ci --prefix k8s/tests/node --no-audit --no-fund --loglevel error
+	touch $@

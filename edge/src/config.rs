@@ -1,23 +1,27 @@
 //! All settings of an edge, parsed and checked together before any port is bound.
 
+mod flags;
+mod secrets;
+
 use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
-use clap::Parser;
 use queues::Limits;
 use service::{
-    settings::{self, Common, Secret, duration, listen_address, positive_duration, rate, size},
-    watch::{self, Found, SecretFile},
+    invocation::{self, Task},
+    settings::{self, Common},
+    watch::SecretFile,
 };
 
+pub(crate) use self::secrets::Named;
+pub use self::{flags::Flags, secrets::Secrets};
 use crate::{
     auth::Origins,
-    authorize::{BackendConfig, BackendUrl, JoinRoutes},
+    authorize::BackendConfig,
     connection,
     defaults::RESERVED_FILES,
     hub,
     keys::{self, Keys},
-    session,
-    upstream::{self, discovery::Discovery},
+    session, upstream,
 };
 
 /// Below so many bytes a secret is too easily guessed (RFC 7518, section 3.2, for HS256).
@@ -29,168 +33,6 @@ const MIN_SEND_QUEUE: usize = 8;
 /// What a grant says cannot be taken back before it ends, but for a removal.
 const MAX_GRANT_TTL: Duration = Duration::from_hours(1);
 
-/// Holds browsers' sockets; meets the fanout tier over gRPC.
-///
-/// Each setting is a flag and an environment variable. Secrets are environment variables only, or files named by them:
-/// JWT_SECRET or JWT_SECRET_FILE (required; all lines verify), GRANT_SECRET (default: the first of those), LINK_TOKEN or LINK_TOKEN_FILE.
-#[derive(Debug, Clone, Parser)]
-#[command(version)]
-pub struct Flags {
-    #[command(flatten)]
-    pub common: Common,
-
-    /// Where clients connect: `/ws`
-    #[arg(long, env, default_value = "0.0.0.0:8080", value_parser = listen_address)]
-    pub listen: SocketAddr,
-
-    /// `/livez`, `/readyz`, `/metrics`
-    #[arg(long, env, default_value = "0.0.0.0:9100", value_parser = listen_address)]
-    pub ops_listen: SocketAddr,
-
-    /// Fanout nodes: `http://host:port`, comma-separated, or `dns://name:port`
-    #[arg(long, env, default_value = "http://127.0.0.1:7000", value_parser = Discovery::parse)]
-    pub fanout_addr: Discovery,
-
-    /// What `iss` of a token must be
-    #[arg(long, env)]
-    pub jwt_issuer: Option<String>,
-
-    /// What `aud` of a token must be, or contain
-    #[arg(long, env)]
-    pub jwt_audience: Option<String>,
-
-    /// Origins of pages that may connect, comma-separated; `https://*.example.com` for sub-domains, `*` for all
-    /// [default: the same origin]
-    #[arg(long, env)]
-    pub ws_origins: Option<String>,
-
-    /// Who is asked whether a user may join a room [default: the token's claims decide]
-    #[arg(long, env, value_parser = BackendUrl::try_new)]
-    pub backend_url: Option<BackendUrl>,
-
-    /// How long the backend may take to answer
-    #[arg(long, env, default_value = "3s", value_parser = positive_duration)]
-    pub backend_timeout: Duration,
-
-    /// How long its answers are kept; 0s: not at all
-    #[arg(long, env, default_value = "5s", value_parser = duration)]
-    pub backend_cache_ttl: Duration,
-
-    /// Questions to the backend under way at once
-    #[arg(long, env, default_value_t = 64, value_parser = positive)]
-    pub backend_max_inflight: usize,
-
-    /// Questions that wait for one of those places
-    #[arg(long, env, default_value_t = 4096, value_parser = positive)]
-    pub backend_queue: usize,
-
-    /// Whether the backend sees the client's token, as `Authorization: Bearer`
-    #[arg(long, env, default_value_t = false, action = clap::ArgAction::Set)]
-    pub backend_forward_token: bool,
-
-    /// Other paths to ask about rooms, comma-separated, first match wins: `order-{id}=/orders/{id}/can_access`
-    #[arg(long, env, default_value = "", hide_default_value = true, value_parser = JoinRoutes::try_new)]
-    pub join_routes: JoinRoutes,
-
-    /// Largest message of a client
-    #[arg(long, env, default_value = "8KiB", value_parser = size)]
-    pub max_message_bytes: usize,
-
-    /// Messages that wait for one client; more close it with 4008
-    #[arg(long, env, default_value_t = 256, value_parser = positive)]
-    pub send_queue: usize,
-
-    /// Bytes that wait for one client; more close it with 4008
-    #[arg(long, env, default_value = "1MiB", value_parser = size)]
-    pub send_queue_bytes: usize,
-
-    /// The kernel's send buffer of each socket
-    #[arg(long, env, default_value = "128KiB", value_parser = size)]
-    pub so_sndbuf: usize,
-
-    /// A client of which nothing at all was received for so long is closed with 4009
-    #[arg(long, env, default_value = "60s", value_parser = positive_duration)]
-    pub pong_wait: Duration,
-
-    /// How often a client is pinged; less than PONG_WAIT
-    #[arg(long, env, default_value = "54s", value_parser = positive_duration)]
-    pub ping_period: Duration,
-
-    /// How long a write may make no progress, and a client take to answer a close
-    #[arg(long, env, default_value = "10s", value_parser = positive_duration)]
-    pub write_wait: Duration,
-
-    /// How long a broadcast, or a join, waits for a fanout node
-    #[arg(long, env, default_value = "5s", value_parser = positive_duration)]
-    pub publish_timeout: Duration,
-
-    /// Sockets on this edge [default: the limit of open files, less 512]
-    #[arg(long, env, value_parser = positive)]
-    pub max_connections: Option<usize>,
-
-    /// Rooms that one connection may join, besides the automatic ones
-    #[arg(long, env, default_value_t = 128, value_parser = positive)]
-    pub max_rooms_per_connection: usize,
-
-    /// Sockets of one user on this edge
-    #[arg(long, env, default_value_t = 32, value_parser = positive)]
-    pub max_connections_per_user: usize,
-
-    /// Messages that one client may send in the long run; joins have an allowance of their own
-    #[arg(long, env, default_value = "50/s", value_parser = rate)]
-    pub client_rate: u32,
-
-    /// Messages that one client may send at once; a debt as large again closes it with 4029
-    #[arg(long, env, default_value = "100", value_parser = clap::value_parser!(u32).range(1..))]
-    pub client_burst: u32,
-
-    /// How long a grant stands for the backend's answer, at most 1h; 0s: no grants
-    #[arg(long, env, default_value = "30m", value_parser = duration)]
-    pub grant_ttl: Duration,
-
-    /// What recent publications of all rooms may take in memory, for clients that catch up
-    #[arg(long, env, default_value = "64MiB", value_parser = size)]
-    pub tail_bytes: usize,
-
-    /// When the edge stops, its clients are moved on, spread over this time; with WRITE_WAIT at most SHUTDOWN_TIMEOUT
-    #[arg(long, env, default_value = "20s", value_parser = duration)]
-    pub drain_window: Duration,
-
-    /// A connection that is so old is moved on, jittered by a tenth; 0s: never
-    #[arg(long, env, default_value = "0s", value_parser = duration)]
-    pub max_connection_age: Duration,
-
-    /// How long a room that its last member left is kept
-    #[arg(long, env, default_value = "5s", value_parser = duration)]
-    pub room_linger: Duration,
-}
-
-/// What is never a flag, and the files it came from, which are watched.
-#[derive(Debug, Clone, Default)]
-pub struct Secrets {
-    pub keys: keys::Secrets,
-    files: Vec<(Named, SecretFile)>,
-}
-
-/// Which secret a file holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Named {
-    Jwt,
-    Grant,
-    LinkToken,
-}
-
-impl Named {
-    /// Puts the secret in its place.
-    pub(crate) fn set(self, secret: &Secret, keys: &mut keys::Secrets) {
-        match self {
-            Self::Jwt => keys.jwt = keys::lines(secret),
-            Self::Grant => keys.grant = keys::lines(secret),
-            Self::LinkToken => keys.link_token = Some(secret.clone()),
-        }
-    }
-}
-
 /// Settings that go together.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -199,24 +41,14 @@ pub struct Config {
     origins: Arc<Origins>,
 }
 
-impl Secrets {
-    fn from_environment() -> Result<Self, String> {
-        let mut secrets = Self::default();
-        let names = [("JWT_SECRET", Named::Jwt), ("GRANT_SECRET", Named::Grant), ("LINK_TOKEN", Named::LinkToken)];
-        for (name, named) in names {
-            let Some(Found { secret, file }) = watch::secret(name)? else { continue };
-            named.set(&secret, &mut secrets.keys);
-            secrets.files.extend(file.map(|file| (named, file)));
-        }
-        Ok(secrets)
-    }
-}
-
 impl Config {
-    /// From the process's flags and environment. `Err` holds what to exit with, the reason having been printed.
+    /// From the process's flags and environment. `Err` holds what to exit with when there is nothing to serve: what was
+    /// asked for is done, or the reason was printed.
     pub fn from_process() -> Result<Self, ExitCode> {
-        let flags = settings::parse()?;
-        Secrets::from_environment().and_then(|secrets| Self::new(flags, secrets)).map_err(settings::refuse)
+        let (flags, task): (Flags, Task) = invocation::parse()?;
+        task.healthcheck(flags.ops_listen)?;
+        let config = Secrets::from_environment().and_then(|secrets| Self::new(flags, secrets));
+        task.check(config.map_err(settings::refuse)?)
     }
 
     /// Checks what one setting alone does not show. `Err` is one line that names the setting.
@@ -344,16 +176,11 @@ impl Config {
     }
 }
 
-fn positive(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("must not be zero".to_owned()),
-        Ok(number) => Ok(number),
-        Err(_) => Err("is no whole number".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+    use service::settings::Secret;
+
     use super::*;
 
     fn config(args: &[&str]) -> Result<Config, String> {

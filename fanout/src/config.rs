@@ -5,6 +5,7 @@ use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use service::{
+    invocation::{self, Task},
     settings::{self, Common, Secret},
     watch::{self, Found, SecretFile},
 };
@@ -88,10 +89,13 @@ pub struct Secrets {
 const MAX_BODY: usize = 1 << 20;
 
 impl Config {
-    /// Reads flags and environment. `Err` is what the process should exit with, everything having been printed.
+    /// Reads flags and environment. `Err` is what the process should exit with when there is nothing to serve: what was
+    /// asked for is done, or the reason was printed.
     pub fn load() -> Result<Self, ExitCode> {
-        let config: Self = settings::parse()?;
-        config.with_secrets().and_then(|config| config.check().map(|()| config)).map_err(settings::refuse)
+        let (config, task): (Self, Task) = invocation::parse()?;
+        task.healthcheck(config.ops_listen)?;
+        let config = config.with_secrets().and_then(|config| config.check().map(|()| config));
+        task.check(config.map_err(settings::refuse)?)
     }
 
     /// The defaults, with the memory broker and every listener on a free port of loopback. Reads no environment.

@@ -4,6 +4,7 @@
 //! - [`accept`]: listening sockets and the HTTP/1.1 accept loop, bounded in head size and time.
 //! - [`ops`]: `/livez`, `/readyz`, `/metrics`.
 //! - [`settings`]: durations, sizes, rates, secrets; one clear line for a bad one.
+//! - [`invocation`], [`healthcheck`]: what the command line asks for besides serving.
 //! - [`watch`]: secrets whose files are watched for changes.
 //! - [`telemetry`]: logs as text or JSON.
 //! - [`backoff`], [`clock`], [`files`]: full-jitter retry delays, wall time as a value, the limit of open files.
@@ -12,6 +13,8 @@ pub mod accept;
 pub mod backoff;
 pub mod clock;
 pub mod files;
+pub mod healthcheck;
+pub mod invocation;
 pub mod lifecycle;
 pub mod ops;
 pub mod settings;

@@ -38,17 +38,18 @@ pub struct Common {
 
 /// Parses flags and environment. `Err` holds what the process should exit with, everything having been printed.
 pub fn parse<T: Parser>() -> Result<T, ExitCode> {
-    T::try_parse().map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            let _ = error.print();
-            ExitCode::SUCCESS
-        }
-        _ => {
-            let text = error.to_string();
-            let line = text.split("\n\n").next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
-            refuse(line.trim_start_matches("error: "))
-        }
-    })
+    T::try_parse().map_err(|error| refused(&error))
+}
+
+/// Prints help where that was asked for, else one line that says what is wrong.
+pub(crate) fn refused(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.to_string();
+    let line = text.split("\n\n").next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+    refuse(line.trim_start_matches("error: "))
 }
 
 /// Prints why the settings are refused, and returns the exit code that says so.

@@ -3,7 +3,13 @@
 use std::io::IsTerminal as _;
 
 use clap::ValueEnum;
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing::{Subscriber, level_filters::LevelFilter};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    filter::{FilterExt as _, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -17,7 +23,7 @@ pub fn parse_level(text: &str) -> Result<String, String> {
 }
 
 /// These libraries log what passes through them at `trace`: tokens, grants and bodies, which no log may hold.
-const CAPS: &str = "tungstenite=debug,tokio_tungstenite=debug,h2=debug,hyper=debug,hyper_util=debug,redis=debug";
+const CAPPED: [&str; 6] = ["tungstenite", "tokio_tungstenite", "h2", "hyper", "hyper_util", "redis"];
 
 /// Installs the process's subscriber. Without a format: text on a terminal, else JSON. Logs go to standard error;
 /// standard output is for what a command was asked to print.
@@ -25,10 +31,38 @@ pub fn init(level: &str, format: Option<LogFormat>) {
     let terminal = std::io::stderr().is_terminal();
     let format = format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal);
-    let registry = tracing_subscriber::registry().with(EnvFilter::new(format!("{level},{CAPS}")));
     // Fails only if one is installed already, as in a test that runs a tier in its own process.
     let _ = match format {
-        LogFormat::Text => registry.with(lines).try_init(),
-        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
+        LogFormat::Text => filtered(level, lines).try_init(),
+        LogFormat::Json => filtered(level, lines.json().flatten_event(true)).try_init(),
     };
+}
+
+/// What is asked for, less what no log may hold.
+fn filtered(level: &str, lines: impl Layer<Registry> + Send + Sync) -> impl Subscriber + Send + Sync {
+    let caps = CAPPED.map(|library| (library, LevelFilter::DEBUG));
+    let caps = Targets::new().with_default(LevelFilter::TRACE).with_targets(caps);
+    tracing_subscriber::registry().with(lines.with_filter(EnvFilter::new(level).and(caps)))
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::{Level, subscriber::with_default};
+
+    use super::*;
+
+    #[test]
+    fn a_cap_takes_away_and_never_adds() {
+        let lines = || tracing_subscriber::fmt::layer().with_writer(std::io::sink);
+        with_default(filtered("info", lines()), || {
+            assert!(tracing::enabled!(target: "h2::codec", Level::INFO));
+            assert!(!tracing::enabled!(target: "h2::codec", Level::DEBUG));
+            assert!(!tracing::enabled!(target: "edge::hub", Level::DEBUG));
+        });
+        with_default(filtered("trace", lines()), || {
+            assert!(tracing::enabled!(target: "h2::codec", Level::DEBUG));
+            assert!(!tracing::enabled!(target: "h2::codec", Level::TRACE));
+            assert!(tracing::enabled!(target: "edge::hub", Level::TRACE));
+        });
+    }
 }
