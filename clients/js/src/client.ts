@@ -145,9 +145,9 @@ export class Client extends Emitter<ClientEvents> {
   }
 
   private _failed(id: string | undefined, error: EspigonError): void {
-    const room = error.room === undefined ? undefined : this._rooms.get(error.room);
     if (id !== undefined && this._publishes.failed(id, error, Date.now())) return this._flush();
-    if (room?._failed(id, error) || id === undefined) this._emit("error", error);
+    const isOfJoin = [...this._rooms.values()].some((room) => room._failed(id, error));
+    if (isOfJoin || id === undefined) this._emit("error", error);
     // What is left is a `leave` over the rate.
     else if (error.retryIn !== undefined && error.room !== undefined) this._leaveAgain(error.room, error.retryIn);
   }

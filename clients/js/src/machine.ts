@@ -67,7 +67,8 @@ export class Machine {
     this._underWay = this._announced = false;
     this._spread = spread;
     this._since = now;
-    this.status = { state: "connected" };
+    // A socket that took over changed nothing for anybody.
+    if (this.status.state !== "connected") this.status = { state: "connected" };
     return ["promote", { due: undefined }];
   }
 

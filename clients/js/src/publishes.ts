@@ -26,6 +26,12 @@ interface Entry extends Publish {
 /** Sent and unanswered at a time: less than a client may send at once, so that a queue that is let go harms nobody. */
 const WINDOW = 32;
 
+/** After `retry_ms` the debt is paid, and nothing is there to be spent yet: some more time for that, in milliseconds. */
+const REFILL = 500;
+
+/** By so much an answer widens the window again, after the server said that it was too much. */
+const GROWTH = 0.1;
+
 /** Of the time over which the server knows a key: the rest is for the way there. */
 const DEDUP_SHARE = 0.9;
 
@@ -39,6 +45,7 @@ export class Publishes {
   private _entries: Entry[] = [];
   /** The server said that this client sends too much. */
   private _pause = 0;
+  private _window = WINDOW;
 
   /** How many wait to be sent. */
   get waiting(): number {
@@ -56,7 +63,7 @@ export class Publishes {
   /** Sends what may be sent now. `send` returns the id of the request, or why it cannot be sent at all. */
   flush(now: number, isOpen: (room: string) => boolean, send: (publish: Publish) => string | EspigonError): void {
     const held = new Set<string>();
-    let free = WINDOW - this._inFlight;
+    let free = Math.floor(this._window) - this._inFlight;
     for (const entry of [...this._entries]) {
       if (now < this._pause || free <= 0) return;
       if (entry.id !== undefined || held.has(entry.room)) continue;
@@ -78,6 +85,7 @@ export class Publishes {
 
   /** The server stored it. */
   stored(id: string, ack: Ack): void {
+    this._window = Math.min(WINDOW, this._window + GROWTH);
     this._take((entry) => entry.id === id)[0]?.resolve(ack);
   }
 
@@ -91,8 +99,13 @@ export class Publishes {
       this._take((other) => other === entry);
       entry.reject(error);
     } else {
-      entry.at = now + error.retryIn * Math.min(++entry.tries, 8);
-      if (error.code === "rate_limited") this._pause = now + error.retryIn;
+      if (error.code === "rate_limited") {
+        // Those under way with it are refused as well: one burst halves the window once.
+        if (now >= this._pause) this._window = Math.max(1, this._window / 2);
+        this._pause = Math.max(this._pause, now + error.retryIn + REFILL);
+      } else {
+        entry.at = now + error.retryIn * Math.min(++entry.tries, 8);
+      }
     }
     return true;
   }
