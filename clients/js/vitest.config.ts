@@ -10,6 +10,7 @@ export default defineConfig({
       {
         test: {
           name: "integration",
+          expect: { poll: { timeout: 20_000 } },
           include: ["test/integration/**/*.test.ts"],
           testTimeout: 60_000,
           hookTimeout: 60_000,
@@ -18,6 +19,7 @@ export default defineConfig({
       {
         test: {
           name: "browser",
+          expect: { poll: { timeout: 20_000 } },
           include: ["test/browser/**/*.test.ts"],
           testTimeout: 60_000,
           hookTimeout: 60_000,

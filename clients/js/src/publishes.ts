@@ -118,19 +118,19 @@ export class Publishes {
     }
   }
 
-  /** Gives up what was first sent so long ago that the server may have forgotten its key. */
+  /** Gives up what was first sent so long ago that the server may have forgotten its key, and has no answer to come. */
   expire(now: number): void {
-    for (const entry of this._take(({ first }) => first > 0 && now >= first + this.dedup * DEDUP_SHARE)) {
+    for (const entry of this._take((entry) => now >= this._expiry(entry))) {
       giveUp(entry, "unavailable", "the server did not store it in time");
     }
   }
 
   /** When to call `flush` and `expire` again. */
   next(now: number): number {
-    const times = this._entries.map(({ id, first, at }) => {
-      const expires = first ? first + this.dedup * DEDUP_SHARE : Infinity;
-      const again = Math.max(at, this._pause);
-      return id === undefined && again > now ? Math.min(again, expires) : expires;
+    const times = this._entries.map((entry) => {
+      const again = Math.max(entry.at, this._pause);
+      const expiry = this._expiry(entry);
+      return entry.id === undefined && again > now ? Math.min(again, expiry) : expiry;
     });
     return Math.min(...times);
   }
@@ -157,6 +157,10 @@ export class Publishes {
 
   private get _inFlight(): number {
     return this._entries.filter(({ id }) => id !== undefined).length;
+  }
+
+  private _expiry({ id, first }: Entry): number {
+    return first && id === undefined ? first + this.dedup * DEDUP_SHARE : Infinity;
   }
 
   private _take(which: (entry: Entry) => boolean): Entry[] {

@@ -143,6 +143,7 @@ export class Room<T = unknown> extends Emitter<RoomEvents<T>> {
 
   /** @internal Delivery goes on elsewhere. */
   _lost({ epoch, seq, reason, after_ms }: LostEvent): void {
+    if (this._state !== "joined") return;
     this._position = { epoch, seq };
     for (const key of this._hidden) if (!this._client._isPending(key)) this._hidden.delete(key);
     this._emit("lost", { epoch, seq, reason, after_ms });

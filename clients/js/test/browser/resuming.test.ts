@@ -1,5 +1,5 @@
 import type { Page } from "playwright-core";
-import { afterAll, beforeAll, expect, it } from "vitest";
+import { afterAll, afterEach, beforeAll, expect, it } from "vitest";
 import type * as espigon from "../../src/index.js";
 import { Chromium } from "../harness/browser.js";
 import { upTo } from "../harness/client.js";
@@ -23,6 +23,7 @@ beforeAll(async () => {
   stage = await Stage.start({ edges: 2, redis: true });
   chromium = await Chromium.start();
 });
+afterEach(() => chromium.closeAll());
 afterAll(async () => {
   await chromium?.end();
   await stage?.end();

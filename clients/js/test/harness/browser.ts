@@ -42,6 +42,11 @@ export class Chromium {
     return page;
   }
 
+  /** Closes all that is open. */
+  async closeAll(): Promise<void> {
+    for (const context of this.browser.contexts()) await context.close();
+  }
+
   async end(): Promise<void> {
     await this.browser.close();
     this.server.closeAllConnections();

@@ -122,12 +122,13 @@ describe("messages", () => {
   it("stop at once when the room is left, and begin anew when it is joined again", async () => {
     const [client, socket] = await connect();
     const room = client.room("r").join();
-    const seen = record<Message>(room, "message", "left");
+    const seen = record<Message>(room, "message", "left", "lost");
     socket.joined("r", 5);
     room.leave();
     room.leave();
     expect(socket.requests("leave").length).toBe(1);
     socket.message("r", 6);
+    socket.says({ type: "lost", payload: { room: "r", epoch: "e1", seq: 9, reason: "history", after_ms: 1 } });
     room.join();
     expect(socket.request("join").payload).toEqual({ room: "r" });
     socket.message("r", 7);
