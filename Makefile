@@ -3,7 +3,7 @@
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run test test-deep lint tools
+.PHONY: run test test-js test-deep lint tools
 
 run:
 	cargo run --locked
@@ -12,6 +12,13 @@ test: tools .venv
 	cargo test --workspace --locked
 	# The queues again, with every order of their steps.
 	RUSTFLAGS="--cfg loom" cargo test -p queues --tests --release --locked --target-dir target/loom
+	$(MAKE) test-js
+
+# The JavaScript client and the demo page: types, lint, units, then real processes, in Node and in Chromium.
+test-js: tools clients/js/node_modules
+	cargo build --workspace --bins --locked
+	cd clients/js && npm run --silent check && npm run --silent build && \
+	ESPIGON_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug" npm run --silent test:all
 
 # What takes longer than CI should: checks are broken one at a time, and a test must fail for each.
 test-deep: tools
@@ -29,6 +36,8 @@ tools:
 	command -v curl > /dev/null || missing="$$missing curl"; \
 	command -v git > /dev/null || missing="$$missing git"; \
 	python3 -c 'import ensurepip' 2> /dev/null || missing="$$missing python3 python3-venv"; \
+	command -v chromium > /dev/null || missing="$$missing chromium"; \
+	command -v npm > /dev/null || missing="$$missing nodejs npm"; \
 	[ -z "$$missing" ] || { $(SUDO) apt-get update -q && \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; }
 
@@ -37,3 +46,9 @@ tools:
 	python3 -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	touch .venv
+
+# By the lock file, and no package's own scripts are run. Vitest needs Node 20.
+clients/js/node_modules: clients/js/package-lock.json
+	@node -e 'process.exit(parseInt(process.versions.node) < 20)' || { echo "Node 20 or newer is needed"; exit 1; }
+	cd clients/js && npm ci --ignore-scripts --no-audit --no-fund
+	touch $@
