@@ -242,8 +242,15 @@ describe("coming back", () => {
     const second = await reconnected({ rooms: ["user:7"] });
     expect(second.requests("join")).toEqual([]);
     client.room("user:7").join();
+    expect(client.room("user:7").state).toBe("joining");
+    second.joined("user:7", 9);
     second.ends();
     const third = await reconnected({ rooms: ["user:7"] });
     expect(third.requests("join", "user:7").length).toBe(1);
+    // Refused once, it is an automatic room again on the next connection.
+    third.error(third.request("join", "user:7").id, "not_authorized", { room: "user:7" });
+    third.ends();
+    const fourth = await reconnected({ rooms: ["user:7"] });
+    expect(fourth.requests("join", "user:7").length).toBe(1);
   });
 });

@@ -58,6 +58,31 @@ describe("the machine", () => {
     expect(delays).toEqual([3000, 3000, 3000, 3000, 4000, 8000, 10_000]);
   });
 
+  it("counts from the beginning again after a connection that lasted", () => {
+    const machine = connected();
+    for (let i = 0; i < 6; i++) {
+      machine.lost(GONE, 100);
+      machine.due();
+      machine.welcomed(6000, 0);
+    }
+    expect(machine.lost(GONE, 100)).toEqual([{ due: 10_000 }]);
+    machine.due();
+    machine.welcomed(6000, 0);
+    expect(machine.lost(GONE, LATER)).toEqual([{ due: 3000 }]);
+  });
+
+  it("counts from the beginning again when somebody is there", () => {
+    const machine = new Machine(true, HALF);
+    machine.start();
+    for (let i = 0; i < 6; i++) {
+      machine.failed(GONE);
+      machine.due();
+    }
+    machine.failed(GONE);
+    machine.awake();
+    expect(machine.failed(GONE)).toEqual([{ due: 250 }]);
+  });
+
   it("opens the next socket before the announced end of this one, and lets it take over", () => {
     const machine = connected();
     expect(machine.announced(2000)).toEqual([{ due: 1800 }]);

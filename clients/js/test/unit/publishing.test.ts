@@ -84,6 +84,18 @@ describe("publishing", () => {
     expect(socket.requests("broadcast").length).toBe(33);
   });
 
+  it("has fewer under way after the server said that it was too much, and more again with each answer", async () => {
+    const { socket, room } = await inRoom();
+    for (let n = 1; n <= 80; n++) outcome(room.publish(n));
+    const first = socket.requests("broadcast");
+    for (const { id } of first) socket.error(id, "rate_limited", { retry_ms: 100 });
+    await pass(600);
+    const second = socket.requests("broadcast").slice(32);
+    expect(second.length).toBe(16);
+    for (const { id } of second) socket.ack(id, 1);
+    expect(socket.requests("broadcast").length).toBe(32 + 16 + 17);
+  });
+
   it("is given up by a signal", async () => {
     const client = make();
     const stop = new AbortController();
@@ -240,6 +252,30 @@ describe("without echo", () => {
     next.ack(next.request("broadcast").id, 1);
     next.message("r", 2);
     expect(seen.map(({ seq }) => seq)).toEqual([2]);
+  });
+
+  it("nothing is hidden any more after the room was left", async () => {
+    const { client, socket, room } = await inRoom();
+    const seen = record<{ seq: number }>(room, "message");
+    outcome(room.publish("mine", { key: "k1", echo: false }));
+    room.leave();
+    room.join();
+    socket.joined("r", 4);
+    socket.message("r", 5, { key: "k1", from: client.user });
+    expect(seen.map(({ seq }) => seq)).toEqual([5]);
+  });
+
+  it("keys of messages that were lost are forgotten, those of others are not", async () => {
+    const { client, socket, room } = await inRoom();
+    const seen = record<{ seq: number }>(room, "message");
+    outcome(room.publish("stored", { key: "k1", echo: false }));
+    outcome(room.publish("under way", { key: "k2", echo: false }));
+    socket.ack(socket.requests("broadcast")[0]!.id, 50);
+    await settle();
+    socket.says({ type: "lost", payload: { room: "r", epoch: "e1", seq: 90, reason: "history", after_ms: 1 } });
+    socket.message("r", 91, { key: "k1", from: client.user });
+    socket.message("r", 92, { key: "k2", from: client.user });
+    expect(seen.map(({ seq }) => seq)).toEqual([91]);
   });
 
   it("what was not published is not waited for", async () => {

@@ -26,6 +26,21 @@ describe("joining", () => {
     expect(socket.requests("join").length).toBe(1);
   });
 
+  it("takes the answer to its newest join only", async () => {
+    const [client, socket] = await connect();
+    const room = client.room("r").join();
+    const { id } = socket.request("join");
+    room.leave();
+    room.join();
+    const old = { room: "r", epoch: "e1", seq: 5, recovered: false, publish: true };
+    socket.says({ type: "joined", id, payload: old });
+    expect(room.state).toBe("joining");
+    socket.error(id, "cancelled");
+    expect(room.state).toBe("joining");
+    socket.joined("r", 9);
+    expect(room.position?.seq).toBe(9);
+  });
+
   it("begins where the application wants", async () => {
     const [client, socket] = await connect();
     client.room("r").join({ epoch: "e0", seq: 4 });
@@ -103,6 +118,18 @@ describe("messages", () => {
     first.message("r", 1, { epoch: "e7" });
     first.message("r", 2);
     expect(room.position).toEqual({ epoch: "e7", seq: 2 });
+  });
+
+  it("of a room that was empty are judged by its epoch once a resume names it", async () => {
+    const [client, first] = await connect();
+    const room = client.room("r").join();
+    first.joined("r", 0, { epoch: "" });
+    first.ends();
+    const second = await reconnected();
+    second.joined("r", 0, { epoch: "e7", recovered: true });
+    expect(room.position).toEqual({ epoch: "e7", seq: 0 });
+    second.message("r", 1, { epoch: "e8" });
+    expect(room.position).toEqual({ epoch: "e7", seq: 0 });
   });
 
   it("that skip make it ask again from where it stands", async () => {
@@ -241,7 +268,9 @@ describe("grants", () => {
     const second = await reconnected(quiet);
     expect(second.request("join").payload.grant).toBe(grant(1));
     second.joined("r", 5, { recovered: true, grant: grant(1) });
-    await pass(2.5 * MINUTE);
+    await pass(MINUTE);
+    expect(second.requests("join").length).toBe(1);
+    await pass(1.5 * MINUTE);
     expect(second.requests("join").length).toBe(2);
     expect(second.request("join").payload.grant).toBeUndefined();
   });

@@ -38,7 +38,7 @@ export async function connect(options: ClientOptions = {}, welcome = {}): Promis
 /** The next socket, after the one before was lost and the time to come back is over. */
 export async function reconnected(welcome = {}): Promise<FakeSocket> {
   const before = FakeSocket.last;
-  await vi.advanceTimersByTimeAsync(20_000);
+  for (let ms = 0; FakeSocket.last === before && ms < 20_000; ms += 100) await vi.advanceTimersByTimeAsync(100);
   if (FakeSocket.last === before) throw new Error("it did not come back");
   FakeSocket.last.welcome(welcome);
   return FakeSocket.last;

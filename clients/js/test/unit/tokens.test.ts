@@ -115,6 +115,16 @@ describe("a token", () => {
     expect(FakeSocket.last.token).toBe("t2");
   });
 
+  it("that comes after close() opens nothing", async () => {
+    let give = (_: string) => {};
+    const client = make({ getToken: () => new Promise((resolve) => (give = resolve)) });
+    await settle();
+    client.close();
+    give("late");
+    await settle();
+    expect(FakeSocket.all).toEqual([]);
+  });
+
   it("whose renewal fails is renewed again, and the connection goes on", async () => {
     const getToken = vi.fn().mockResolvedValueOnce("t1").mockRejectedValueOnce("503").mockResolvedValue("t3");
     const [client, socket] = await connect({ getToken }, { ...quiet, expires: expires() });
