@@ -6,7 +6,7 @@ import { Chromium } from "../harness/browser.js";
 import { Process } from "../harness/process.js";
 import { binary } from "../harness/stage.js";
 
-/** Made anew by each run, to be looked at; two of them are kept for README. */
+/** Made anew by each run, to be looked at; README shows two of them, kept beside the page. */
 const SCREENSHOTS = resolve(process.env.ESPIGON_SCREENSHOTS ?? "test/screenshots");
 
 let standalone: Process;
@@ -141,6 +141,7 @@ it.each([
   const [ana, ben] = [pane(page, "Ana"), pane(page, "Ben")];
   await Promise.all([ana.is("connected"), ben.is("connected")]);
   await say(page, "Ana", "Is order 42 on its way?");
+  await expect.poll(ben.messages).toHaveLength(1);
   await say(page, "Ben", "It left an hour ago.");
   await expect.poll(ana.messages).toHaveLength(2);
   await ana.cut.click();
@@ -155,5 +156,5 @@ it.each([
   await expect.poll(() => ben.log.locator(".pending").count()).toBe(1);
   expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(width);
   await page.evaluate(() => (document.activeElement as HTMLElement)?.blur());
-  await page.screenshot({ path: `${SCREENSHOTS}/${name}.png`, fullPage: width < 600 });
+  await page.screenshot({ path: `${SCREENSHOTS}/${name}.png`, fullPage: width < 600 && colorScheme === "light" });
 });
