@@ -49,6 +49,6 @@ tools:
 
 # By the lock file, and no package's own scripts are run. Vitest needs Node 20.
 clients/js/node_modules: clients/js/package-lock.json
-	@node -e 'process.exit(parseInt(process.versions.node) < 20)' || { echo "Node 20 or newer is needed"; exit 1; }
+	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || { echo "Node 20 or newer is needed"; exit 1; }
 	cd clients/js && npm ci --ignore-scripts --no-audit --no-fund
 	touch $@
