@@ -14,7 +14,7 @@ test: tools .venv
 	RUSTFLAGS="--cfg loom" cargo test -p queues --tests --release --locked --target-dir target/loom
 	$(MAKE) test-js
 
-# The JavaScript client and the demo page: types, lint, units, then real processes, in Node and in Chromium.
+# The JavaScript client and the demo page: types, format, units, then real processes, in Node and in Chromium.
 test-js: tools clients/js/node_modules
 	cargo build --workspace --bins --locked
 	cd clients/js && npm run --silent check && npm run --silent build && \

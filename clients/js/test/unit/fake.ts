@@ -6,7 +6,6 @@ import type { ServerMessage, Welcome } from "../../src/protocol.js";
 interface Sent {
   type: string;
   id: string;
-  // biome-ignore lint/suspicious/noExplicitAny: payloads of all kinds
   payload: any;
 }
 
