@@ -31,7 +31,12 @@ export class Listener<T = unknown> {
 
   /** Until it has so many. */
   async has(count: number): Promise<void> {
-    await eventually(`${count} messages in ${this.room.name}`, () => this.messages.length >= count);
+    try {
+      await eventually(`${count} messages in ${this.room.name}`, () => this.messages.length >= count);
+    } catch (error) {
+      const { name, state, position } = this.room;
+      throw new Error(`${error}: ${this.messages.length} in ${name}, ${state} at ${position?.seq}; ${this.events}`);
+    }
   }
 }
 
