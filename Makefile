@@ -3,7 +3,7 @@
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run test test-deploy test-deep lint tools
+.PHONY: run test test-deploy test-js test-deep lint tools
 
 run:
 	cargo run --locked
@@ -13,11 +13,18 @@ test: tools .venv
 	# The queues again, with every order of their steps.
 	RUSTFLAGS="--cfg loom" cargo test -p queues --tests --release --locked --target-dir target/loom
 	$(MAKE) test-deploy
+	$(MAKE) test-js
 
 # Manifests, images, compose file, alerts: linted, validated, understood, and run with the real binaries.
 test-deploy: tools k8s/tests/.venv k8s/tests/node/node_modules
 	cargo build --locked --package edge --package fanout
 	cd k8s/tests && .venv/bin/pytest --quiet -p no:cacheprovider
+
+# The JavaScript client and the demo page: types, format, units, then real processes, in Node and in Chromium.
+test-js: tools clients/js/node_modules
+	cargo build --workspace --bins --locked
+	cd clients/js && npm run --silent check && npm run --silent build && \
+	ESPIGON_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug" npm run --silent test:all
 
 # What takes longer than CI should: checks are broken one at a time, and a test must fail for each.
 test-deep: tools
@@ -38,6 +45,7 @@ tools:
 	command -v promtool > /dev/null || missing="$$missing prometheus"; \
 	command -v npm > /dev/null || missing="$$missing nodejs npm"; \
 	python3 -c 'import ensurepip' 2> /dev/null || missing="$$missing python3 python3-venv"; \
+	command -v chromium > /dev/null || missing="$$missing chromium"; \
 	[ -z "$$missing" ] || { $(SUDO) apt-get update -q && \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; }
 
@@ -54,4 +62,10 @@ k8s/tests/.venv: k8s/tests/requirements.txt
 
 k8s/tests/node/node_modules: k8s/tests/node/package-lock.json
 	npm ci --prefix k8s/tests/node --no-audit --no-fund --loglevel error
+	touch $@
+
+# By the lock file, and no package's own scripts are run. Vitest needs Node 20.
+clients/js/node_modules: clients/js/package-lock.json
+	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || { echo "Node 20 or newer is needed"; exit 1; }
+	cd clients/js && npm ci --ignore-scripts --no-audit --no-fund
 	touch $@

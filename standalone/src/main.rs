@@ -1,7 +1,9 @@
 //! Both tiers in one process on the memory broker, for development: `cargo run`.
 
+mod demo;
 mod paste;
 mod settings;
+mod token;
 
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
@@ -43,7 +45,8 @@ async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     let node = fanout::serve(settings.fanout(), &fanout).await?;
     let bound = edge::serve(settings.edge(node.link)?, &edge).await?;
     timeout(START_LIMIT, ready(bound.ops)).await.context("wait for the edge to reach the fanout node")?;
-    paste::print(settings, bound.ws, node.api)?;
+    let demo = demo::serve(settings, bound.ws, node.api, &edge)?;
+    paste::print(settings, demo, bound.ws, node.api)?;
 
     let asked = tokio::select! {
         signal = signals.next() => { tracing::info!(signal, "shutting down"); true }

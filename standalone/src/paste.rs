@@ -2,12 +2,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::Context as _;
-use jsonwebtoken::{EncodingKey, Header, encode};
-use serde_json::json;
-use service::Clock;
-
-use crate::settings::Settings;
+use crate::{settings::Settings, token};
 
 const USER: &str = "demo";
 
@@ -15,18 +10,23 @@ const USER: &str = "demo";
 const TOKEN_LIFE_S: i64 = 24 * 60 * 60;
 
 /// Tells where to connect and how to publish, on standard output; the log is on standard error.
-pub(crate) fn print(settings: &Settings, ws: SocketAddr, api: SocketAddr) -> anyhow::Result<()> {
-    let expires = Clock::system().unix_secs() + TOKEN_LIFE_S;
-    let claims = json!({"sub": USER, "exp": expires, "rooms": ["*"]});
-    let key = EncodingKey::from_secret(settings.secret().expose().as_bytes());
-    let token = encode(&Header::default(), &claims, &key).context("sign the development token")?;
+pub(crate) fn print(settings: &Settings, demo: SocketAddr, ws: SocketAddr, api: SocketAddr) -> anyhow::Result<()> {
+    let token = token::sign(settings.secret(), USER, TOKEN_LIFE_S)?;
     println!(
         "\nBoth tiers are up, on the memory broker: for development only.\n\n\
+         Demo, to be opened in a browser:\n  http://{demo}/\n\n\
          WebSocket URL:\n  ws://{ws}/ws?token={token}\n\n\
          Development token (user {USER}, all rooms, one day):\n  {token}\n\n\
-         Publish to the room lobby:\n  \
-         curl http://{api}/v1/rooms/lobby/publications -H 'content-type: application/json' \
-         -d '{{\"body\":{{\"text\":\"hello\"}}}}'\n"
+         Publish to the room lobby:\n  {publish}\n",
+        publish = publish(api, "lobby"),
     );
     Ok(())
+}
+
+/// A command that publishes to this room.
+pub(crate) fn publish(api: SocketAddr, room: &str) -> String {
+    format!(
+        "curl http://{api}/v1/rooms/{room}/publications -H 'content-type: application/json' \
+         -d '{{\"body\":{{\"text\":\"hello\"}}}}'"
+    )
 }

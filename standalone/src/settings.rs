@@ -33,6 +33,10 @@ pub(crate) struct Flags {
     #[arg(long, env, default_value = ":7000", value_parser = settings::listen_address)]
     link_listen: SocketAddr,
 
+    /// The demo page; on loopback only, as it gives tokens to whoever asks
+    #[arg(long, env, default_value = ":8088", value_parser = settings::listen_address)]
+    demo_listen: SocketAddr,
+
     /// The edge's `/livez`, `/readyz`, `/metrics`
     #[arg(long, env, default_value = ":9100", value_parser = settings::listen_address)]
     ops_listen: SocketAddr,
@@ -55,6 +59,7 @@ pub(crate) struct Flags {
 pub(crate) struct Settings {
     common: Common,
     secret: Secret,
+    demo_listen: SocketAddr,
     edge: edge::config::Flags,
     fanout: fanout::config::Config,
 }
@@ -67,6 +72,9 @@ impl Settings {
     }
 
     fn new(flags: Flags) -> Result<Self, String> {
+        if !flags.demo_listen.ip().is_loopback() {
+            return Err("DEMO_LISTEN must be on loopback: the demo gives tokens to whoever asks".to_owned());
+        }
         let secret = settings::secret("JWT_SECRET")?.unwrap_or_else(random_secret);
         let own = [
             format!("--listen={}", flags.listen),
@@ -85,7 +93,7 @@ impl Settings {
         let mut fanout = parse::<fanout::config::Config>("fanout", own)?;
         (fanout.redis_addr, fanout.redis_username) = (None, None);
         fanout.check()?;
-        let settings = Self { common: flags.common, secret, edge, fanout };
+        let settings = Self { common: flags.common, secret, demo_listen: flags.demo_listen, edge, fanout };
         settings.edge(([127, 0, 0, 1], 7000).into()).map_err(|error| format!("{error:#}"))?;
         Ok(settings)
     }
@@ -96,6 +104,10 @@ impl Settings {
 
     pub(crate) fn secret(&self) -> &Secret {
         &self.secret
+    }
+
+    pub(crate) fn demo_listen(&self) -> SocketAddr {
+        self.demo_listen
     }
 
     /// The edge's, once it is known where the fanout node listens.

@@ -10,6 +10,7 @@ mod authorization;
 mod bodies;
 mod connecting;
 mod contract;
+mod demo;
 mod joining;
 mod liveness;
 mod logs;

@@ -157,7 +157,7 @@ fn common() -> [(String, String); 3] {
 
 /// For `standalone`: nothing fixed, so that it can be started beside others.
 pub(crate) fn free_environment() -> Settings {
-    let listeners = ["LISTEN", "API_LISTEN", "LINK_LISTEN", "OPS_LISTEN", "FANOUT_OPS_LISTEN"];
+    let listeners = ["LISTEN", "DEMO_LISTEN", "API_LISTEN", "LINK_LISTEN", "OPS_LISTEN", "FANOUT_OPS_LISTEN"];
     listeners.map(|name| (name.to_owned(), "127.0.0.1:0".to_owned())).to_vec()
 }
 
