@@ -17,7 +17,7 @@ test: tools .venv
 
 # Manifests, images, compose file, alerts: linted, validated, understood, and run with the real binaries.
 test-deploy: tools k8s/tests/.venv k8s/tests/node/node_modules
-	cargo build --locked --package edge --package fanout
+	cargo build --locked --workspace --bins
 	cd k8s/tests && .venv/bin/pytest --quiet -p no:cacheprovider
 
 # The JavaScript client and the demo page: types, format, units, then real processes, in Node and in Chromium.

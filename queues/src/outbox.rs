@@ -201,13 +201,11 @@ impl<C: Copy> Outbox<C> {
     /// Why the pump ended, once it has. One waits for it.
     pub fn poll_ended(&self, cx: &Context<'_>) -> Poll<C> {
         let mut state = lock(&self.state);
-        match state.ended {
-            Some(reason) => Poll::Ready(reason),
-            None => {
-                park(&mut state.owner, cx);
-                Poll::Pending
-            }
+        if let Some(reason) = state.ended {
+            return Poll::Ready(reason);
         }
+        park(&mut state.owner, cx);
+        Poll::Pending
     }
 
     /// Frames and bytes that wait, those being written included.
