@@ -61,7 +61,6 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     let context = Arc::new(Context {
         settings: config.connection(),
         hub,
-        pumps,
         upstream: upstream.clone(),
         keys: keys.clone(),
         authorizer,
@@ -78,6 +77,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     let sockets = TaskTracker::new();
     let gate = Gate {
         context,
+        pumps,
         origins: config.origins(),
         lifecycle: lifecycle.clone(),
         sockets: sockets.clone(),

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     auth::{Claims, Origins, TokenError},
     close::CloseReason,
-    connection::{self, Context, Guest, SocketWriter},
+    connection::{self, Context, Guest, Pumps, SocketWriter},
     connections::Place,
     defaults::FAREWELL,
     outbox::Outbox,
@@ -33,6 +33,7 @@ use refusal::Refusal;
 #[derive(Debug, Clone)]
 pub struct Gate {
     pub context: Arc<Context>,
+    pub pumps: Pumps,
     pub origins: Arc<Origins>,
     pub lifecycle: Lifecycle,
     /// The tasks of sockets, from before the 101 on, so that a drain can wait for all of them.
@@ -72,13 +73,13 @@ impl Gate {
         };
         let auto_join = !query_has(&request, "auto_join", "false");
         let upgraded = hyper::upgrade::on(&mut request);
-        let (context, lifecycle) = (self.context.clone(), self.lifecycle.clone());
+        let (context, pumps, lifecycle) = (self.context.clone(), self.pumps.clone(), self.lifecycle.clone());
         let tracked = self.sockets.token();
         self.lifecycle.spawn(async move {
             match upgraded.await {
                 Ok(upgraded) => {
                     let guest = verified.map(|claims| guest(claims, token.as_deref(), auto_join));
-                    serve(upgraded, guest, place, context, &lifecycle).await;
+                    serve(upgraded, guest, place, context, &pumps, &lifecycle).await;
                 }
                 Err(error) => tracing::debug!(%error, "upgrade a connection"),
             }
@@ -137,6 +138,7 @@ async fn serve(
     guest: Result<Guest, Refusal>,
     mut place: Place,
     context: Arc<Context>,
+    pumps: &Pumps,
     lifecycle: &Lifecycle,
 ) {
     // Our accept loop serves nothing else.
@@ -159,14 +161,14 @@ async fn serve(
             if lifecycle.is_draining() {
                 outbox.finish(CloseReason::Restarting);
             }
-            context.pumps.start(writer, outbox.clone(), context.settings.write_wait);
+            pumps.start(writer, outbox.clone(), context.settings.write_wait);
             connection::run(reader, &parts.read_buf, guest, outbox, context).await;
         }
         Err(refusal) => {
             context.metrics.refused(refusal.code.as_str());
             outbox.push(ServerMessage::error(None, refusal.code, refusal.text, None).frame());
             outbox.finish(refusal.close_reason());
-            context.pumps.start(writer, outbox.clone(), context.settings.write_wait.min(FAREWELL));
+            pumps.start(writer, outbox.clone(), context.settings.write_wait.min(FAREWELL));
             connection::farewell(reader, &parts.read_buf, &outbox, &context).await;
         }
     }

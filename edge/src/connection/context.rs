@@ -2,7 +2,6 @@ use std::{sync::Arc, time::Duration};
 
 use service::Clock;
 
-use super::Pumps;
 use crate::{
     authorize::Authorizer, connections::Connections, hub::Hub, keys::Keys, metrics::Metrics, outbox, session,
     upstream::Upstream,
@@ -13,7 +12,6 @@ use crate::{
 pub struct Context {
     pub settings: Settings,
     pub hub: Hub,
-    pub pumps: Pumps,
     pub upstream: Upstream,
     pub keys: Keys,
     pub authorizer: Authorizer,

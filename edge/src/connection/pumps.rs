@@ -1,5 +1,6 @@
 //! Drives the write pumps, many in one task: a walk over a room's members makes a note for each and wakes the task once,
-//! which then writes to one socket after the other, with nothing else in between. A task for each pump costs a third more.
+//! which then writes to one socket after the other, with nothing else in between. A task for each connection, woken for
+//! each frame, polled its reader and timers as well.
 
 use std::{
     future::poll_fn,

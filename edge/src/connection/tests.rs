@@ -76,8 +76,7 @@ impl Edge {
             name: "edge-test".to_owned(),
             boot: 1,
         };
-        let end = CancellationToken::new();
-        let (pumps, drivers) = Pumps::new(1, &end);
+        let (pumps, drivers) = Pumps::new(1, &CancellationToken::new());
         for driver in drivers {
             lifecycle.spawn(driver);
         }
@@ -96,7 +95,6 @@ impl Edge {
                 },
             },
             hub,
-            pumps: Pumps::new(1, &end).0,
             upstream: Upstream::new(upstream, metrics.clone()),
             keys,
             authorizer: Authorizer::Claims,
