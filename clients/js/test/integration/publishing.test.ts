@@ -1,17 +1,11 @@
 import { afterAll, afterEach, beforeAll, expect, it } from "vitest";
-import type { Client } from "../../src/index.js";
 import { client, history, Listener, state, upTo } from "../harness/client.js";
 import { eventually } from "../harness/eventually.js";
+import { opener } from "../harness/opener.js";
 import { Stage } from "../harness/stage.js";
 
 let stage: Stage;
-let clients: Client[] = [];
-
-function open(...[options]: [Parameters<typeof client>[1]?]): Client {
-  const opened = client(stage.url, options);
-  clients.push(opened);
-  return opened;
-}
+const open = opener(() => stage);
 
 beforeAll(async () => {
   stage = await Stage.start({
@@ -20,8 +14,6 @@ beforeAll(async () => {
   });
 });
 afterEach(() => {
-  for (const opened of clients) opened.close();
-  clients = [];
   stage.balancer.open = true;
   stage.balancer.thaw();
 });

@@ -1,19 +1,13 @@
-import { afterAll, afterEach, beforeAll, expect, it } from "vitest";
-import type { Client } from "../../src/index.js";
+import { afterAll, beforeAll, expect, it } from "vitest";
 import { Backend } from "../harness/backend.js";
-import { client, history, Listener, state, upTo } from "../harness/client.js";
+import { history, Listener, state, upTo } from "../harness/client.js";
 import { eventually } from "../harness/eventually.js";
+import { opener } from "../harness/opener.js";
 import { Stage } from "../harness/stage.js";
 
 let backend: Backend;
 let stage: Stage;
-let clients: Client[] = [];
-
-function open(...[options]: [Parameters<typeof client>[1]?]): Client {
-  const opened = client(stage.url, options);
-  clients.push(opened);
-  return opened;
-}
+const open = opener(() => stage);
 
 beforeAll(async () => {
   backend = await Backend.start();
@@ -23,10 +17,6 @@ beforeAll(async () => {
     edge: { BACKEND_URL: backend.url, DRAIN_WINDOW: "2s", BACKEND_CACHE_TTL: "0s" },
     fanout: { HISTORY_SIZE: "500" },
   });
-});
-afterEach(() => {
-  for (const opened of clients) opened.close();
-  clients = [];
 });
 afterAll(async () => {
   await stage.end();

@@ -1,25 +1,16 @@
 import { afterAll, beforeAll, expect, it } from "vitest";
-import type { Client } from "../../src/index.js";
-import { client, Listener, state, upTo } from "../harness/client.js";
+import { Listener, state, upTo } from "../harness/client.js";
+import { opener } from "../harness/opener.js";
 import { Stage } from "../harness/stage.js";
 import { token } from "../harness/token.js";
 
 let stage: Stage;
-const clients: Client[] = [];
-
-function open(...[options]: [Parameters<typeof client>[1]?]): Client {
-  const opened = client(stage.url, options);
-  clients.push(opened);
-  return opened;
-}
+const open = opener(() => stage);
 
 beforeAll(async () => {
   stage = await Stage.start();
 });
-afterAll(async () => {
-  for (const opened of clients) opened.close();
-  await stage.end();
-});
+afterAll(() => stage.end());
 
 it("joins, publishes, and is told what the backend publishes", async () => {
   const seven = open();

@@ -1,25 +1,15 @@
-import { afterAll, afterEach, beforeAll, expect, it } from "vitest";
-import type { Client } from "../../src/index.js";
-import { client, history, Listener, state } from "../harness/client.js";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { history, Listener, state } from "../harness/client.js";
 import { eventually } from "../harness/eventually.js";
+import { opener } from "../harness/opener.js";
 import { Stage } from "../harness/stage.js";
 import { inSeconds, token } from "../harness/token.js";
 
 let stage: Stage;
-let clients: Client[] = [];
-
-function open(...[options]: [Parameters<typeof client>[1]?]): Client {
-  const opened = client(stage.url, options);
-  clients.push(opened);
-  return opened;
-}
+const open = opener(() => stage);
 
 beforeAll(async () => {
   stage = await Stage.start();
-});
-afterEach(() => {
-  for (const opened of clients) opened.close();
-  clients = [];
 });
 afterAll(() => stage.end());
 
