@@ -22,16 +22,22 @@ class Noticed(Exception):
     """Somebody noticed the deploy."""
 
 
+# Some are given long before anybody listens there.
+given_ports = set()
+
+
 def free_port():
-    """One that stays free: outside of what the system gives to sockets that connect."""
+    """One that stays free: given once, and outside of what the system gives to sockets that connect."""
     while True:
         port = random.randrange(10_000, 32_000)
         with socket.socket() as probe:
             try:
                 probe.bind(("0.0.0.0", port))
-                return port
             except OSError:
                 continue
+        if port not in given_ports:
+            given_ports.add(port)
+            return port
 
 
 async def http(port, request, body=b"", token=None, patience=5.0):
@@ -62,7 +68,9 @@ class World:
         self.addresses = {tier: [{} for _ in range(4)] for tier in TIERS}
 
     def real(self, address, port):
-        return address.setdefault(port, free_port())
+        if port not in address:
+            address[port] = free_port()
+        return address[port]
 
     def environment(self, deployment, address):
         """As the container would see it, on ports that are free here and with shorter times."""
