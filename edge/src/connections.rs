@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use ahash::RandomState;
+use service::RandomState;
 
 use crate::{auth::UserId, metrics::Metrics, outbox::Outbox};
 

@@ -20,7 +20,7 @@ const BATCH: usize = 256;
 pub(crate) async fn goodbye(connections: &Connections, window: Duration) {
     let mut leaving = connections.handles();
     // Who came first is not who goes first: clients of one page would go together.
-    leaving.shuffle(&mut SmallRng::from_os_rng());
+    leaving.shuffle(&mut SmallRng::from_rng(&mut service::rng()));
     let start = Instant::now();
     for (batch, chunk) in leaving.chunks(BATCH).enumerate() {
         for (index, outbox) in chunk.iter().enumerate() {

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use ahash::RandomState;
+use service::{RandomState, limit};
 use bytes::Bytes;
 use proto::{Position, Room, wire};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
@@ -81,7 +81,7 @@ pub struct Settings {
 
 /// Each call gives a client its own moment within the window over which clients are spread, in milliseconds.
 fn slots(spread: Spread) -> Box<dyn FnMut() -> u64 + Send> {
-    let mut rng = SmallRng::from_os_rng();
+    let mut rng = SmallRng::from_rng(&mut service::rng());
     Box::new(move || rng.random_range(0..=u64::try_from(spread.window().as_millis()).unwrap_or(u64::MAX)))
 }
 
@@ -95,7 +95,7 @@ impl Hub {
     ) -> (Self, Vec<impl Future<Output = ()> + Send + use<>>) {
         let (mut handles, mut tasks) = (Vec::new(), Vec::new());
         for _ in 0..settings.shards.max(1) {
-            let (sender, commands) = mpsc::channel(QUEUE);
+            let (sender, commands) = mpsc::channel(limit(QUEUE));
             let overflow = Arc::new(Overflow::default());
             handles.push(ShardHandle { commands: sender, overflow: overflow.clone() });
             let tail_bytes = settings.tail_bytes / settings.shards.max(1);
@@ -220,7 +220,7 @@ impl Hub {
 
     fn hand_over_bytes(&self, room: &str, bytes: usize, command: Command) {
         let queued = &self.shard(room).overflow.bytes;
-        if queued.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES {
+        if queued.fetch_add(bytes, Ordering::Relaxed) + bytes > limit(QUEUE_BYTES) {
             self.missed(room);
         } else if self.hand_over(room, command) {
             return;

@@ -32,6 +32,8 @@ pub mod metrics;
 pub mod outbox;
 pub mod protocol;
 mod server;
+#[cfg(simulation)]
+pub mod simulation;
 pub mod session;
 #[cfg(test)]
 mod test_support;

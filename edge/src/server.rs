@@ -94,7 +94,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
 }
 
 /// The order of the end.
-async fn drain(
+pub(crate) async fn drain(
     lifecycle: Lifecycle,
     connections: Arc<Connections>,
     window: Duration,

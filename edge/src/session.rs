@@ -15,6 +15,7 @@ mod tests;
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use proto::{Key, Position, Room};
+use service::limit;
 use tokio::time::Instant;
 
 use crate::{
@@ -296,7 +297,7 @@ impl Session {
             self.handle(room, request, actions);
             return;
         };
-        if self.waiting < MAX_WAITING && held + request.bytes() <= MAX_WAITING_BYTES {
+        if self.waiting < limit(MAX_WAITING) && held + request.bytes() <= MAX_WAITING_BYTES {
             busy.queue.push_back(request);
             self.waiting += 1;
         } else {
@@ -327,7 +328,7 @@ impl Session {
     }
 
     fn broadcast(&mut self, room: Room, id: Id, body: &str, key: Option<Key>, actions: &mut Vec<Action>) {
-        if self.waiting >= MAX_WAITING || self.rooms.held_bytes() + body.len() > MAX_WAITING_BYTES {
+        if self.waiting >= limit(MAX_WAITING) || self.rooms.held_bytes() + body.len() > MAX_WAITING_BYTES {
             self.refuse(id.as_deref(), &room, actions);
             return;
         }

@@ -38,6 +38,7 @@ use crate::{
     session::{Failure, Forward, Receipt},
 };
 use discovery::Discovery;
+pub use link::{Grpc, Incoming, LinkError, Transport};
 use one_store::OneStore;
 use publishes::Broadcast;
 use routes::Routes;
@@ -72,6 +73,7 @@ pub struct Settings {
     pub name: String,
     /// Random per start.
     pub boot: u64,
+    pub transport: Arc<dyn Transport>,
 }
 
 impl Upstream {

@@ -3,7 +3,7 @@
 mod queue;
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
@@ -11,6 +11,7 @@ use std::{
 };
 
 use proto::wire;
+use service::limit;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -104,7 +105,7 @@ impl Attachment {
 
     /// Nothing would be missed without it: its edge wants no room here, and waits for no receipt.
     pub(crate) fn is_idle(&self) -> bool {
-        self.rooms() == 0 && self.publishes.available_permits() == LINK_PUBLISHES
+        self.rooms() == 0 && self.publishes.available_permits() == limit(LINK_PUBLISHES)
     }
 
     pub(crate) fn report(&self) -> MutexGuard<'_, EdgeReport> {
@@ -119,7 +120,7 @@ pub(crate) struct Attachments(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     next: AtomicU64,
-    all: Mutex<HashMap<AttachmentId, Arc<Attachment>>>,
+    all: Mutex<BTreeMap<AttachmentId, Arc<Attachment>>>,
     dispatcher: Dispatcher,
     metrics: Arc<Metrics>,
 }
@@ -137,7 +138,7 @@ impl Attachments {
             queue: Queue::new(Arc::clone(&self.0.metrics)),
             rooms: AtomicI64::new(0),
             batches: AtomicBool::new(false),
-            publishes: Arc::new(Semaphore::new(LINK_PUBLISHES)),
+            publishes: Arc::new(Semaphore::new(limit(LINK_PUBLISHES))),
             report: Mutex::default(),
             closed: CancellationToken::new(),
         });
@@ -155,7 +156,7 @@ impl Attachments {
         self.lock().is_empty()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<AttachmentId, Arc<Attachment>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<AttachmentId, Arc<Attachment>>> {
         self.0.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -13,9 +13,8 @@ mod tests;
 
 use std::{num::NonZero, sync::Arc, time::Duration};
 
-use ahash::RandomState;
 use proto::{Position, Room};
-use service::Lifecycle;
+use service::{Lifecycle, RandomState, limit};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -67,12 +66,16 @@ pub(crate) struct Shards(Vec<(Arc<Inbox>, mpsc::Receiver<Interest>)>);
 impl Dispatcher {
     /// With a shard for each processor, up to [`MAX_SHARDS`].
     pub(crate) fn new(metrics: &Arc<Metrics>) -> (Self, Shards) {
-        let count = std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_SHARDS);
+        Self::with_shards(std::thread::available_parallelism().map_or(1, NonZero::get), metrics)
+    }
+
+    pub(crate) fn with_shards(count: usize, metrics: &Arc<Metrics>) -> (Self, Shards) {
+        let count = count.clamp(1, MAX_SHARDS);
         let mut ends = Vec::with_capacity(count);
         let shards = (0..count)
             .map(|_| {
                 let inbox = Arc::new(Inbox::new(Arc::clone(metrics)));
-                let (interests, receiver) = mpsc::channel(SHARD_INTERESTS);
+                let (interests, receiver) = mpsc::channel(limit(SHARD_INTERESTS));
                 ends.push((Arc::clone(&inbox), receiver));
                 Handle { inbox, interests }
             })

@@ -25,5 +25,7 @@ mod rates;
 mod room;
 mod routing;
 mod server;
+#[cfg(simulation)]
+pub mod simulation;
 
 pub use server::{Bound, serve};

@@ -6,6 +6,7 @@ mod advance;
 
 use bytes::Bytes;
 use proto::{Epoch, Position};
+use service::limit;
 use smallvec::SmallVec;
 
 pub(crate) use self::advance::{Advance, Cursor};
@@ -208,6 +209,10 @@ impl RoomState {
     }
 
     fn read(&mut self, effects: &mut Effects) {
+        #[cfg(simulation)]
+        if service::simulation::is_off(service::simulation::Check::GapRepair) {
+            return;
+        }
         let Some(position) = &self.position else { return };
         let ahead = self.ahead.get_or_insert_default();
         if ahead.reading.is_none() {
@@ -238,7 +243,7 @@ impl RoomState {
         match &mut ahead.held {
             Some(run) if run.epoch == at.epoch && at.seq <= run.last_seq() => {}
             Some(run) if run.epoch == at.epoch && at.seq == run.last_seq() + 1 => {
-                if run.entries.len() < HELD_ITEMS && ahead.held_bytes + bytes <= HELD_BYTES {
+                if run.entries.len() < limit(HELD_ITEMS) && ahead.held_bytes + bytes <= limit(HELD_BYTES) {
                     run.entries.push(entry);
                     ahead.held_bytes += bytes;
                 } else {

@@ -5,6 +5,9 @@ mod drain;
 mod listener;
 mod reflection;
 
+#[cfg(simulation)]
+pub(crate) use self::drain::leave_links;
+
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;

@@ -1,7 +1,7 @@
-#[cfg(not(loom))]
+#[cfg(not(any(loom, simulation)))]
 type Map<K, V> = std::collections::HashMap<K, V, ahash::RandomState>;
-// Loom runs the same code many times over and needs each run to be the same: no random seeds.
-#[cfg(loom)]
+// Loom and the simulation run the same code many times over and need each run to be the same: no random seeds.
+#[cfg(any(loom, simulation))]
 type Map<K, V> = std::collections::BTreeMap<K, V>;
 
 use std::{

@@ -8,6 +8,7 @@
 //! - [`watch`]: secrets whose files are watched for changes.
 //! - [`telemetry`]: logs as text or JSON.
 //! - [`backoff`], [`clock`], [`files`]: full-jitter retry delays, wall time as a value, the limit of open files.
+//! - `random`, `limit`, `simulation`: randomness and fixed limits, and how a simulation sets them.
 
 pub mod accept;
 pub mod backoff;
@@ -16,11 +17,17 @@ pub mod files;
 pub mod healthcheck;
 pub mod invocation;
 pub mod lifecycle;
+mod limit;
 pub mod ops;
+mod random;
 pub mod settings;
+#[cfg(simulation)]
+pub mod simulation;
 pub mod telemetry;
 pub mod watch;
 
 pub use backoff::Backoff;
 pub use clock::Clock;
 pub use lifecycle::Lifecycle;
+pub use limit::limit;
+pub use random::{RandomState, rng};

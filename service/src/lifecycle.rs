@@ -58,6 +58,8 @@ impl Lifecycle {
         F::Output: Send + 'static,
     {
         let stop = self.stop.clone();
+        #[cfg(simulation)]
+        let task = crate::simulation::shaken(task);
         #[expect(clippy::disallowed_methods, reason = "the one place that spawns, on the tracker")]
         tokio::spawn(self.tracker.track_future(async move { stop.run_until_cancelled(task).await }))
     }

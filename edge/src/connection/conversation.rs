@@ -86,12 +86,12 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
     pub(super) fn new(reader: ReadPump<R>, guest: Guest, outbox: Arc<Outbox>, context: Arc<Context>) -> Self {
         let now = Instant::now();
         let settings = &context.settings;
-        let first = rand::rng().random_range(0.5..=1.0);
+        let first = service::rng().random_range(0.5..=1.0);
         let expires = now + context.left_of(&guest.claims);
         let mut heartbeat = Heartbeat::new(settings.ping_period, settings.pong_wait, first, now, expires);
         if let Some(age) = settings.max_age {
             // Jittered, as those that came together should not go together.
-            heartbeat.ages_at(now + age.mul_f64(rand::rng().random_range(0.9..=1.1)));
+            heartbeat.ages_at(now + age.mul_f64(service::rng().random_range(0.9..=1.1)));
         }
         let automatic = AutomaticRooms::of(&guest.claims).rooms;
         let session = Session::new(&guest.id, automatic, settings.session, context.metrics.session_full.clone(), now);
@@ -227,7 +227,7 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
     /// Tells the client its moment to reconnect: its own, within the window over which clients are spread.
     fn grow_old(&mut self) {
         let window = self.context.connections.spread().window();
-        let after = window.mul_f64(rand::rng().random_range(0.0..=1.0));
+        let after = window.mul_f64(service::rng().random_range(0.0..=1.0));
         self.outbox.push(ServerMessage::reconnect(millis(after), ReconnectReason::Age).frame());
         self.heartbeat.goes_at(Instant::now() + after);
     }

@@ -75,6 +75,7 @@ impl Edge {
             keys: keys.clone(),
             name: "edge-test".to_owned(),
             boot: 1,
+            transport: Arc::new(upstream::Grpc),
         };
         let (pumps, drivers) = Pumps::new(1, &CancellationToken::new());
         for driver in drivers {

@@ -4,6 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use proto::{Position, Room};
+use service::limit;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{budget::Budget, members::Members, page, replay::Replay, tail::Tail};
@@ -246,6 +247,11 @@ impl HubRoom {
         if let Some(before) = before {
             self.abandon(placement, self.leaving);
             self.leaving = Some(before);
+            #[cfg(simulation)]
+            if service::simulation::is_off(service::simulation::Check::MakeBeforeBreak) {
+                let leaving = self.leaving.take();
+                self.abandon(placement, leaving);
+            }
         }
         self.ask(placement);
     }
@@ -326,15 +332,22 @@ impl HubRoom {
             // Before the room's position is known there is nobody to deliver to.
             let Some(received) = &mut self.received else { break };
             let first_ever = received.epoch.is_empty() && received.seq == 0 && seq == 1;
-            if !first_ever && received.epoch.as_str() != epoch || seq > received.seq + 1 {
+            let same = received.epoch.as_str() == epoch;
+            #[cfg(simulation)]
+            let same = same || service::simulation::is_off(service::simulation::Check::Epoch);
+            if !first_ever && !same || seq > received.seq + 1 {
                 taken.gap = true;
                 break;
             }
-            if seq <= received.seq {
+            let had = seq <= received.seq;
+            #[cfg(simulation)]
+            let had = had && !service::simulation::is_off(service::simulation::Check::Dedup);
+            if had {
                 taken.duplicates += 1;
                 continue;
             }
-            if self.pending.len() >= ROOM_PENDING || self.pending_bytes + entry.len() > ROOM_PENDING_BYTES {
+            if self.pending.len() >= limit(ROOM_PENDING)
+                || self.pending_bytes + entry.len() > limit(ROOM_PENDING_BYTES) {
                 (taken.full, self.dropped) = (true, true);
                 break;
             }
@@ -400,16 +413,16 @@ impl HubRoom {
         count
     }
 
-    fn walk_pending(&mut self, limit: usize, cx: &mut Cx<'_>) -> (usize, usize) {
+    fn walk_pending(&mut self, most: usize, cx: &mut Cx<'_>) -> (usize, usize) {
         // Nothing is pending if those it was for have left.
-        if limit == 0 || !self.has_pending() {
+        if most == 0 || !self.has_pending() {
             return (0, 0);
         }
         if !self.members.is_walking() {
             self.begin_slice(cx);
         }
         let (mut met, mut queued) = (0, 0);
-        for member in self.members.walk(limit) {
+        for member in self.members.walk(most) {
             met += 1;
             queued += hand(&self.name, &self.slice, member, cx.after_ms);
         }
@@ -420,7 +433,8 @@ impl HubRoom {
                 self.slice.shrink_to(4);
                 self.pending.shrink_to(4);
             }
-            if self.dropped && self.pending.len() < ROOM_PENDING / 2 && self.pending_bytes < ROOM_PENDING_BYTES / 2 {
+            if self.dropped && self.pending.len() < limit(ROOM_PENDING) / 2
+                && self.pending_bytes < limit(ROOM_PENDING_BYTES) / 2 {
                 self.dropped = false;
                 self.ask(cx.placement);
             }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use ahash::RandomState;
+use service::RandomState;
 use bytes::Bytes;
 use hashbrown::HashTable;
 use proto::{Position, Room, wire::ReadResult};

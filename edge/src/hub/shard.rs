@@ -1,5 +1,5 @@
 use std::{
-    collections::HashSet,
+    collections::BTreeSet,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -89,7 +89,7 @@ pub(super) struct Overflow {
     /// Bytes of publications in the shard's queue.
     pub(super) bytes: AtomicUsize,
     /// Rooms of which something was dropped because the queue was full. Each once; to be asked for again.
-    missed: Mutex<HashSet<String>>,
+    missed: Mutex<BTreeSet<String>>,
     some_missed: AtomicBool,
     any_missed: Notify,
 }
@@ -101,9 +101,9 @@ impl Overflow {
         self.any_missed.notify_one();
     }
 
-    fn take(&self) -> HashSet<String> {
+    fn take(&self) -> BTreeSet<String> {
         if !self.some_missed.swap(false, Ordering::Acquire) {
-            return HashSet::new();
+            return BTreeSet::new();
         }
         std::mem::take(&mut *self.missed.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -147,6 +147,10 @@ impl Shard {
     /// What is due however busy it is.
     fn keep_house(&mut self) {
         for room in self.overflow.take() {
+            #[cfg(simulation)]
+            if service::simulation::is_off(service::simulation::Check::AskAgain) {
+                continue;
+            }
             self.rooms.ask_again(&room);
         }
         let now = Instant::now();

@@ -104,6 +104,10 @@ impl Broadcasts {
         if self.list.iter().any(|broadcast| matches!(broadcast.state, State::Sent { .. })) {
             return None;
         }
+        #[cfg(simulation)]
+        if service::simulation::is_off(service::simulation::Check::RepeatOrder) {
+            self.list.make_contiguous().reverse();
+        }
         while let Some(mut first) = self.list.pop_front() {
             let repeated = matches!(first.state, State::Failed(_));
             match first.state {

@@ -81,7 +81,7 @@ pub(super) async fn run(links: Links) {
                 Discovery::List(_) => return,
                 // Jittered, so that a deploy's edges do not ask in step.
                 Discovery::Dns(_) => {
-                    let jitter = rand::rng().random_range(0.8..1.2);
+                    let jitter = service::rng().random_range(0.8..1.2);
                     sleep(DNS_INTERVAL.mul_f64(jitter)).await;
                 }
             }

@@ -3,6 +3,7 @@
 
 mod receive;
 mod send;
+mod transport;
 mod up;
 
 use std::{
@@ -13,22 +14,18 @@ use std::{
     time::Duration,
 };
 
+use futures_util::StreamExt as _;
 use proto::{
-    MAX_LINK_MESSAGE_BYTES, VERSION,
-    wire::{self, edge_message, fanout_message, link_client::LinkClient},
+    VERSION,
+    wire::{self, edge_message, fanout_message},
 };
-use service::{Backoff, Lifecycle};
+use service::{Backoff, Lifecycle, limit};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep, timeout},
 };
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Request, Status, Streaming,
-    metadata::{Ascii, MetadataValue},
-    transport::{Channel, Endpoint},
-};
+use tonic::Status;
 
 use super::{Settings, Shared, publishes::Inflight, routes::Route};
 use crate::{
@@ -38,6 +35,7 @@ use crate::{
 };
 use receive::receive;
 use send::{Reading, Sender};
+pub use transport::{Grpc, Incoming, Transport};
 use up::Up;
 
 /// How long a link that was lost must be up again before it gets rooms, unless there is no other.
@@ -45,10 +43,6 @@ const SETTLING: Duration = Duration::from_secs(10);
 
 /// Messages between the link task and HTTP/2. Few: what waits belongs in the interest and the broadcast queue.
 const OUTGOING: usize = 16;
-
-/// HTTP/2 windows: what a slow edge may have under way unread, in bytes.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// What each link task needs.
 #[derive(Clone)]
@@ -68,7 +62,7 @@ impl Links {
 
 /// Why there is no link, or no longer.
 #[derive(Debug, thiserror::Error)]
-enum LinkError {
+pub enum LinkError {
     #[error("connect: {0}")]
     Connect(#[from] tonic::transport::Error),
     #[error("attach: {0}")]
@@ -106,7 +100,7 @@ pub(super) async fn supervise(address: String, listed: Arc<AtomicBool>, links: L
                 Err(error) => error,
             };
             tracing::warn!(address, %error, "link is down");
-            let delay = backoff.next_delay(&mut rand::rng());
+            let delay = backoff.next_delay(&mut service::rng());
             sleep(delay).await;
         }
         tracing::info!(address, "gave up a fanout node that is no longer listed");
@@ -120,33 +114,17 @@ struct Link {
     node: String,
     store: String,
     outgoing: mpsc::Sender<wire::EdgeMessage>,
-    incoming: Streaming<wire::FanoutMessage>,
+    incoming: Incoming,
 }
 
 async fn connect(address: &str, links: &Links) -> Result<Link, LinkError> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?
-        .connect_timeout(SILENCE)
-        .tcp_nodelay(true)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .http2_adaptive_window(false);
-    let mut client: LinkClient<Channel> = LinkClient::new(endpoint.connect().await?)
-        .max_decoding_message_size(MAX_LINK_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_LINK_MESSAGE_BYTES);
     let (outgoing, stream) = mpsc::channel(OUTGOING);
-    let Settings { name, boot, keys, .. } = links.settings();
+    let Settings { name, boot, keys, transport, .. } = links.settings();
     let hello = wire::EdgeHello { version: VERSION, edge: name.clone(), boot: *boot };
     // Fits: the channel is empty. The node answers the call before it reads.
     let _ = outgoing.try_send(message(edge_message::Kind::Hello(hello)));
-    let mut request = Request::new(ReceiverStream::new(stream));
-    if let Some(token) = keys.link_token() {
-        let mut bearer: MetadataValue<Ascii> =
-            format!("Bearer {}", token.expose()).parse().map_err(|_| LinkError::Token)?;
-        bearer.set_sensitive(true);
-        request.metadata_mut().insert("authorization", bearer);
-    }
-    let mut incoming = in_time(client.attach(request)).await??.into_inner();
-    let first = in_time(incoming.message()).await??.ok_or(LinkError::Ended)?;
+    let mut incoming = transport.attach(address, keys.link_token().as_deref(), stream).await?;
+    let first = in_time(incoming.next()).await?.ok_or(LinkError::Ended)??;
     let Some(fanout_message::Kind::Hello(hello)) = first.kind else { return Err(LinkError::NoHello) };
     // Neighbours work together: the newer side speaks the older's language.
     if hello.version == 0 || hello.version.abs_diff(VERSION) > 1 {
@@ -171,7 +149,7 @@ impl Link {
     /// `first`: it was not lost before.
     async fn run(self, links: &Links, first: bool) -> LinkError {
         let Self { address, store, outgoing, incoming, .. } = self;
-        let (broadcasts, waiting) = mpsc::channel(LINK_QUEUE);
+        let (broadcasts, waiting) = mpsc::channel(limit(LINK_QUEUE));
         let (interest, reads) = (Arc::new(Interest::new()), Arc::new(Reads::new()));
         let (draining, hears) = (false, true);
         let placed = (interest.clone(), reads.clone());

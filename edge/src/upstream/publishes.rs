@@ -1,10 +1,11 @@
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use prometheus_client::metrics::counter::Counter;
 use proto::{
     Room,
     wire::{self, LinkErrorCode, receipt::Result as Outcome},
 };
+use service::limit;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
@@ -39,23 +40,23 @@ impl Broadcast {
 #[derive(Debug)]
 pub(super) struct Inflight {
     next: u64,
-    receipts: HashMap<u64, oneshot::Sender<Receipt>>,
+    receipts: BTreeMap<u64, oneshot::Sender<Receipt>>,
     full: Counter,
 }
 
 impl Inflight {
     /// `full` counts those refused because too many are under way.
     pub(super) fn new(full: Counter) -> Self {
-        Self { next: 0, receipts: HashMap::new(), full }
+        Self { next: 0, receipts: BTreeMap::new(), full }
     }
 
     /// The message to send; `None` if it was refused, or nobody waits for it any more.
     pub(super) fn start(&mut self, broadcast: Broadcast) -> Option<wire::LinkPublish> {
-        if self.receipts.len() >= LINK_INFLIGHT {
+        if self.receipts.len() >= limit(LINK_INFLIGHT) {
             // Those whose time ran out are no longer waited for.
             self.receipts.retain(|_, receipt| !receipt.is_closed());
         }
-        if self.receipts.len() >= LINK_INFLIGHT {
+        if self.receipts.len() >= limit(LINK_INFLIGHT) {
             self.full.inc();
             broadcast.refuse("too many broadcasts are under way", false);
             return None;
@@ -90,7 +91,8 @@ impl Inflight {
 impl Drop for Inflight {
     /// The link is lost: whatever was sent may have been stored.
     fn drop(&mut self) {
-        for (_, receipt) in self.receipts.drain() {
+        // In the order sent.
+        for receipt in std::mem::take(&mut self.receipts).into_values() {
             let text = "the link was lost: it may have been stored".to_owned();
             let _ = receipt.send(Err(Failure { code: ErrorCode::Unknown, text, again: true }));
         }

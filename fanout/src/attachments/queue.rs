@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use ahash::RandomState;
+use service::{RandomState, limit};
 use hashbrown::HashMap;
 use proto::{Room, wire};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -97,7 +97,7 @@ impl Share {
 
     /// Whether this is at most the `part`th part of the queue.
     fn within(self, part: usize) -> bool {
-        self.items <= LINK_QUEUE_ITEMS / part && self.bytes <= LINK_QUEUE_BYTES / part
+        self.items <= limit(LINK_QUEUE_ITEMS) / part && self.bytes <= limit(LINK_QUEUE_BYTES) / part
     }
 }
 
@@ -150,7 +150,7 @@ impl Queue {
         if inner.ended != Ended::No {
             return true;
         }
-        if inner.controls >= LINK_QUEUE_CONTROLS {
+        if inner.controls >= limit(LINK_QUEUE_CONTROLS) {
             drop(inner);
             self.metrics.link_controls_full.inc();
             return false;
@@ -216,7 +216,7 @@ impl Queue {
             };
         }
         let mut taken = Share::default();
-        while taken.bytes < LINK_MESSAGE_BYTES
+        while taken.bytes < limit(LINK_MESSAGE_BYTES)
             && let Some(message) = inner.messages.pop_front()
         {
             match &message {
@@ -256,7 +256,7 @@ impl Inner {
             && last_room == room
             && last.epoch == run.epoch
             && last.last_seq() + 1 == run.first_seq
-            && last.bytes() + run.bytes() <= LINK_MESSAGE_BYTES
+            && last.bytes() + run.bytes() <= limit(LINK_MESSAGE_BYTES)
         {
             last.entries.extend(run.entries);
         } else {

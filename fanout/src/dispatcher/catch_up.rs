@@ -4,7 +4,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use ahash::RandomState;
+use service::{RandomState, limit};
 use hashbrown::HashSet;
 use proto::Room;
 
@@ -58,7 +58,7 @@ impl Shard {
     pub(super) fn take_turns(&mut self, id: AttachmentId) {
         let Some(turns) = self.turns.get_mut(&id) else { return };
         for _ in 0..turns.rooms.len() {
-            if turns.reading >= CATCH_UP_READS {
+            if turns.reading >= limit(CATCH_UP_READS) {
                 return;
             }
             let Some(room) = turns.rooms.pop_front() else { break };

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use ahash::RandomState;
+use service::RandomState;
 use hashbrown::HashMap;
 use proto::Room;
 use tokio::time::Instant;

@@ -84,6 +84,11 @@ impl Member {
             self.cursor = last;
             return false;
         }
+        #[cfg(simulation)]
+        if service::simulation::is_off(service::simulation::Check::Behind) {
+            self.cursor = last;
+            return false;
+        }
         self.mode = Mode::behind(Position { epoch: run.epoch.clone(), seq: first - 1 }, false);
         true
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use ahash::RandomState;
+use service::{RandomState, limit};
 use hashbrown::HashMap;
 use proto::{Position, Room};
 use tokio::{
@@ -266,13 +266,17 @@ impl Shard {
 
     fn ask_positions(&mut self, reason: Reason, mut asked: Vec<Asked>, delay: Duration) {
         while !asked.is_empty() {
-            let rest = asked.split_off(asked.len().min(POSITIONS_BATCH));
+            let rest = asked.split_off(asked.len().min(limit(POSITIONS_BATCH)));
             self.store.positions(reason, std::mem::replace(&mut asked, rest), delay);
         }
     }
 
     /// Announcements may have been missed: ask where all rooms are.
     fn compare_all(&mut self) {
+        #[cfg(simulation)]
+        if service::simulation::is_off(service::simulation::Check::Reset) {
+            return;
+        }
         let rooms: Vec<Room> = self.routing.iter().map(|(room, _)| room.clone()).collect();
         let mut asked = Vec::new();
         for room in rooms {
@@ -290,8 +294,12 @@ impl Shard {
     fn sweep(&mut self) {
         let now = Instant::now();
         let (mut silent, mut due) = (Vec::new(), Vec::new());
-        for (room, serial) in self.sweep.take(now, &mut rand::rng()) {
+        for (room, serial) in self.sweep.take(now, &mut service::rng()) {
             let Some(entry) = self.routing.get_mut(&room).filter(|entry| entry.data.serial == serial) else { continue };
+            #[cfg(simulation)]
+            if service::simulation::is_off(service::simulation::Check::Sweep) {
+                continue;
+            }
             if !std::mem::take(&mut entry.data.heard) && entry.data.phase == Phase::Ready && !self.sweeping {
                 silent.push(entry.data.asked(&room));
             }

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use proto::{Position, Room};
 use rand::Rng as _;
+use service::limit;
 
 use crate::{
     attachments::AttachmentId,
@@ -13,7 +14,9 @@ use crate::{
 };
 
 /// Bytes of a page read for a room: what a room may hold in a link's queue, twice over.
-const PAGE: PageLimit = PageLimit { items: PAGE_ITEMS, bytes: LINK_QUEUE_BYTES / 8 };
+fn page_limit() -> PageLimit {
+    PageLimit { items: limit(PAGE_ITEMS), bytes: limit(LINK_QUEUE_BYTES) / 8 }
+}
 
 /// A room as it was when a question was asked: one with the same name may have taken its place since.
 #[derive(Debug, Clone)]
@@ -116,7 +119,7 @@ impl Store {
         let broker = Arc::clone(&self.broker);
         let from = if purpose == Purpose::Start { ReadFrom::Last(0) } else { ReadFrom::After(asked.at.clone()) };
         self.ask(delay, async move {
-            let result = broker.read(asked.room.clone(), from, PAGE).await;
+            let result = broker.read(asked.room.clone(), from, page_limit()).await;
             Answer::Page { purpose, asked, result }
         });
     }
@@ -136,5 +139,5 @@ impl Store {
 
 /// Until the store is asked again after it did not answer. Spread, so that not all rooms ask at the same moment.
 pub(super) fn retry_delay() -> Duration {
-    rand::rng().random_range(RETRY.0..RETRY.0 * 10)
+    service::rng().random_range(RETRY.0..RETRY.0 * 10)
 }

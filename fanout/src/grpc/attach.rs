@@ -12,7 +12,7 @@ use proto::{
         fanout_message::Kind as Out, link_server::Link, read::From,
     },
 };
-use service::Lifecycle;
+use service::{Lifecycle, limit};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, Interval, MissedTickBehavior, interval, timeout_at},
@@ -59,6 +59,16 @@ impl Link for LinkService {
             tracing::warn!("a link without a valid token was refused");
             return Err(status::bad_link_token());
         }
+        self.open(request.into_inner()).map(Response::new)
+    }
+}
+
+impl LinkService {
+    /// Attaches an edge: what it says comes in, and what it is told goes out by the stream returned.
+    pub(crate) fn open(
+        &self,
+        said: impl Stream<Item = Result<EdgeMessage, Status>> + Send + Unpin + 'static,
+    ) -> Result<<Self as Link>::AttachStream, Status> {
         if self.lifecycle.is_draining() {
             return Err(status::draining());
         }
@@ -76,13 +86,13 @@ impl Link for LinkService {
             publishing: self.publishing.clone(),
             publishes: Publishes::new(self.publishing.clone(), Arc::clone(&attachment.publishes)),
             retries,
-            reads: Arc::new(Semaphore::new(LINK_READS)),
+            reads: Arc::new(Semaphore::new(limit(LINK_READS))),
             answers: FuturesUnordered::new(),
         };
-        self.lifecycle.spawn(inbound.run(request.into_inner()));
+        self.lifecycle.spawn(inbound.run(said));
         let (broker, metrics) = (Arc::clone(&self.publishing.broker), Arc::clone(&self.publishing.metrics));
         let outbound = Outbound::new(attachment, self.dispatcher.clone(), broker, metrics);
-        Ok(Response::new(Box::pin(outbound.stream())))
+        Ok(Box::pin(outbound.stream()))
     }
 }
 
@@ -100,18 +110,18 @@ struct Inbound {
 }
 
 impl Inbound {
-    async fn run(mut self, mut inbound: Streaming<EdgeMessage>) {
+    async fn run(mut self, mut said: impl Stream<Item = Result<EdgeMessage, Status>> + Unpin) {
         let attachment = Arc::clone(&self.guard.attachment);
         let end = tokio::select! {
             () = attachment.closed() => None,
-            end = self.listen(&mut inbound) => end,
+            end = self.listen(&mut said) => end,
         };
         let edge = attachment.report().edge.clone();
         tracing::info!(edge, rooms = attachment.rooms(), ?end, "link closed");
         attachment.close(end);
     }
 
-    async fn listen(&mut self, inbound: &mut Streaming<EdgeMessage>) -> Option<End> {
+    async fn listen(&mut self, said: &mut (impl Stream<Item = Result<EdgeMessage, Status>> + Unpin)) -> Option<End> {
         let mut heard = Instant::now();
         loop {
             let message = tokio::select! {
@@ -125,12 +135,12 @@ impl Inbound {
                     }
                     continue;
                 }
-                message = timeout_at(heard + LINK_SILENCE, inbound.message()) => message,
+                message = timeout_at(heard + LINK_SILENCE, said.next()) => message,
             };
             let message = match message {
-                Ok(Ok(Some(message))) => message,
-                Ok(Ok(None)) => return None,
-                Ok(Err(error)) => {
+                Ok(Some(Ok(message))) => message,
+                Ok(None) => return None,
+                Ok(Some(Err(error))) => {
                     tracing::debug!(%error, "read from a link");
                     return None;
                 }
@@ -221,8 +231,9 @@ impl Inbound {
             Some(From::Last(count)) => ReadFrom::Last(count.into()),
             None => return refuse(status::link_invalid("a read needs `after` or `last`")),
         };
-        let items = if read.limit == 0 { PAGE_ITEMS } else { usize::try_from(read.limit).unwrap_or(PAGE_ITEMS) };
-        let limit = PageLimit { items: items.min(PAGE_ITEMS), bytes: PAGE_BYTES };
+        let most = limit(PAGE_ITEMS);
+        let items = if read.limit == 0 { most } else { usize::try_from(read.limit).unwrap_or(most) };
+        let limit = PageLimit { items: items.min(most), bytes: limit(PAGE_BYTES) };
         let publishing = self.publishing.clone();
         let answer = async move {
             let mut result = ReadResult { id: read.id, room: read.room, ..ReadResult::default() };

@@ -59,7 +59,10 @@ impl Cursor {
         let store = &page.position;
         let end = match &page.prev {
             Some(prev) => {
-                if prev.epoch == self.position.epoch && page.complete {
+                let keeps = prev.epoch == self.position.epoch && page.complete;
+                #[cfg(simulation)]
+                let keeps = keeps && !service::simulation::is_off(service::simulation::Check::Prev);
+                if keeps {
                     self.deliver(page, prev.seq, effects);
                     if !page.entries.is_empty() && last_seq(page) < prev.seq {
                         return false;

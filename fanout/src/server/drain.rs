@@ -27,13 +27,18 @@ pub(super) async fn run(
     end: CancellationToken,
 ) {
     lifecycle.drain().cancelled().await;
-    hand_over(&attachments).await;
-    for attachment in attachments.all() {
-        attachment.close(Some(End::Stopping));
-    }
+    leave_links(&attachments).await;
     links.finish(LINK_DRAIN).await;
     api.finish(API_DRAIN).await;
     end.cancel();
+}
+
+/// Has the edges move their rooms, then ends their links.
+pub(crate) async fn leave_links(attachments: &Attachments) {
+    hand_over(attachments).await;
+    for attachment in attachments.all() {
+        attachment.close(Some(End::Stopping));
+    }
 }
 
 /// Waits until every edge has moved its rooms, for as long as some still do.

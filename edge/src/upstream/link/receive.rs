@@ -1,24 +1,24 @@
 use std::sync::{Mutex, PoisonError};
 
-use proto::wire::{self, fanout_message};
-use tonic::Streaming;
+use futures_util::StreamExt as _;
+use proto::wire::fanout_message;
 
-use super::{LinkError, Links, in_time, send::Reading, up::Up};
+use super::{Incoming, LinkError, Links, in_time, send::Reading, up::Up};
 use crate::upstream::publishes::Inflight;
 
 /// Takes what the node sends and hands it over, until the link ends.
 pub(super) async fn receive(
-    mut incoming: Streaming<wire::FanoutMessage>,
+    mut incoming: Incoming,
     up: &Up,
     links: &Links,
     inflight: &Mutex<Inflight>,
     reading: &Reading,
 ) -> LinkError {
     loop {
-        let message = match in_time(incoming.message()).await {
-            Ok(Ok(Some(message))) => message,
-            Ok(Ok(None)) => return LinkError::Ended,
-            Ok(Err(status)) => return status.into(),
+        let message = match in_time(incoming.next()).await {
+            Ok(Some(Ok(message))) => message,
+            Ok(None) => return LinkError::Ended,
+            Ok(Some(Err(status))) => return status.into(),
             Err(silent) => return silent,
         };
         match message.kind {

@@ -7,6 +7,7 @@ use proto::{
     Room,
     wire::{self, edge_message},
 };
+use service::limit;
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::{MissedTickBehavior, interval},
@@ -40,7 +41,7 @@ pub(super) struct Reading {
 impl Reading {
     /// Waits until one more may be asked for.
     async fn may_ask(&self) {
-        while self.pages.load(Ordering::Relaxed) >= LINK_READS {
+        while self.pages.load(Ordering::Relaxed) >= limit(LINK_READS) {
             self.fewer.notified().await;
         }
     }
@@ -90,7 +91,7 @@ impl Sender<'_> {
 }
 
 async fn next_wishes(interest: &Interest, into: &mut Vec<(Room, Wish)>) {
-    std::future::poll_fn(|cx| interest.poll_drain(cx, INTEREST_CHUNK, into)).await;
+    std::future::poll_fn(|cx| interest.poll_drain(cx, limit(INTEREST_CHUNK), into)).await;
 }
 
 async fn next_page(reads: &Reads, reading: &Reading, into: &mut Vec<(Room, (u64, ReadFrom))>) {

@@ -2,7 +2,7 @@
 //! waits behind it, so that order is kept; other rooms go on.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -44,14 +44,14 @@ pub(super) struct Publishes {
     publishing: Publishing,
     /// Limits those without a receipt on its way.
     places: Arc<Semaphore>,
-    waiting: HashMap<String, VecDeque<Waiting>>,
+    waiting: BTreeMap<String, VecDeque<Waiting>>,
     /// Of the bodies that wait.
     bytes: usize,
 }
 
 impl Publishes {
     pub(super) fn new(publishing: Publishing, places: Arc<Semaphore>) -> Self {
-        Self { publishing, places, waiting: HashMap::new(), bytes: 0 }
+        Self { publishing, places, waiting: BTreeMap::new(), bytes: 0 }
     }
 
     pub(super) fn is_waiting(&self) -> bool {

@@ -1,0 +1,111 @@
+//! A node without listeners, for the simulation: what serves links and publishers, on a broker of the caller's.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{Stream, stream::BoxStream};
+use prometheus_client::registry::Registry;
+use proto::{
+    VERSION,
+    wire::{EdgeMessage, FanoutHello, FanoutMessage},
+};
+use service::{Clock, Lifecycle};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::{
+    attachments::Attachments,
+    auth::LinkToken,
+    broker::{Broker, Events, Receipt, StoreError},
+    defaults::{HOLD, LINK_DRAIN},
+    dispatcher::Dispatcher,
+    grpc::attach::LinkService,
+    metrics::Metrics,
+    publishing::{Offer, PublishError, Publishing},
+    server::leave_links,
+};
+
+/// How the node is set up.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub name: String,
+    pub shards: usize,
+    pub sweep: Duration,
+    pub dedup_window: Duration,
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Node {
+    service: LinkService,
+    publishing: Publishing,
+}
+
+impl Node {
+    /// Starts its tasks on the lifecycle; when that drains, rooms are handed over, and all ends.
+    pub fn start(
+        settings: &Settings,
+        registry: &mut Registry,
+        clock: Clock,
+        broker: impl FnOnce(Arc<dyn Events>, CancellationToken) -> Arc<dyn Broker>,
+        lifecycle: &Lifecycle,
+    ) -> Self {
+        let metrics = Arc::new(Metrics::new(registry));
+        let end = CancellationToken::new();
+        let (dispatcher, shards) = Dispatcher::with_shards(settings.shards, &metrics);
+        let broker = broker(Arc::new(dispatcher.clone()), end.clone());
+        shards.spawn(&broker, settings.sweep, &metrics, lifecycle, &end);
+        let attachments = Attachments::new(dispatcher.clone(), Arc::clone(&metrics));
+        let publishing = Publishing { broker, clock, metrics, max_body: 64 << 10 };
+        let hello = FanoutHello {
+            version: VERSION,
+            node: settings.name.clone(),
+            boot: rand::Rng::random(&mut service::rng()),
+            store: String::new(),
+            dedup_ms: u64::try_from(settings.dedup_window.as_millis()).unwrap_or(u64::MAX),
+        };
+        let service = LinkService {
+            token: LinkToken::new(None),
+            hello,
+            attachments: attachments.clone(),
+            dispatcher,
+            publishing: publishing.clone(),
+            lifecycle: lifecycle.clone(),
+        };
+        let drain = lifecycle.drain().clone();
+        lifecycle.spawn(async move {
+            drain.cancelled().await;
+            leave_links(&attachments).await;
+            let told = Instant::now();
+            while !attachments.all().is_empty() && told.elapsed() < LINK_DRAIN {
+                sleep(Duration::from_millis(20)).await;
+            }
+            end.cancel();
+        });
+        Self { service, publishing }
+    }
+
+    /// Attaches an edge: what it says, and what it is told.
+    pub fn attach(
+        &self,
+        said: impl Stream<Item = Result<EdgeMessage, Status>> + Send + Unpin + 'static,
+    ) -> Result<BoxStream<'static, Result<FanoutMessage, Status>>, Status> {
+        self.service.open(said)
+    }
+
+    /// Publishes as the publish API does.
+    pub async fn publish(&self, room: &str, body: Bytes, key: &str, deadline: Duration) -> Result<Receipt, StoreError> {
+        let offer = Offer { room, from: "@api".into(), body, key, edge_key_ttl: None, traceparent: "", deadline };
+        match self.publishing.publish_held(offer, Instant::now() + HOLD).await {
+            Ok(pending) => pending.await,
+            Err(PublishError::Store(error)) => Err(error),
+            Err(error) => panic!("the simulation publishes what is not allowed: {error}"),
+        }
+    }
+
+    /// Bytes of entries that wait for links, the most of one.
+    pub fn queued(&self) -> usize {
+        self.service.attachments.all().iter().map(|attachment| attachment.queue.bytes()).max().unwrap_or(0)
+    }
+}

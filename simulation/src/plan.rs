@@ -1,0 +1,126 @@
+//! What a seed decides: how large everything is, how slow, and what goes wrong.
+
+use std::time::Duration;
+
+use fanout::broker::Keep;
+use rand::{Rng, SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as _};
+
+/// How bad the day is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Nothing goes wrong: nobody may lose anything, or be called slow.
+    Calm,
+    /// Nodes and edges come and go as planned, with more published meanwhile than histories hold: nobody may lose anything.
+    Planned,
+    /// Links and nodes fail, the store does not.
+    Links,
+    /// Everything fails, the store too.
+    Storm,
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub kind: Kind,
+    pub edges: usize,
+    pub nodes: usize,
+    pub rooms: usize,
+    pub clients: usize,
+    pub publishers: usize,
+    /// Shards of each hub, and of each dispatcher.
+    pub shards: usize,
+    pub shrink: usize,
+    pub shake: u32,
+    pub keep: Keep,
+    /// Between two publications of one publisher, on average.
+    pub pace: Duration,
+    /// Longest bodies.
+    pub body: usize,
+    /// How long things go wrong.
+    pub trouble: Duration,
+    /// Between two faults, on average.
+    pub fault_every: Duration,
+    /// One in so many announcements is dropped, doubled or late; 0: none.
+    pub announcements: u32,
+    /// One in so many answers of the store is an error; 0: none.
+    pub errors: u32,
+    /// A receipt is an announcement for the node that got it.
+    pub say_receipts: bool,
+    /// Longest way to the store, and over a link.
+    pub store_latency: Duration,
+    pub link_latency: Duration,
+    pub tail_bytes: usize,
+    pub send_queue: usize,
+    pub sweep: Duration,
+    pub linger: Duration,
+    pub publish_timeout: Duration,
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+impl Plan {
+    pub fn of(seed: u64) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed ^ 0x0070_6c61_6e00);
+        let kind = match rng.random_range(0..20) {
+            0 => Kind::Calm,
+            1..=4 => Kind::Planned,
+            5..=10 => Kind::Links,
+            _ => Kind::Storm,
+        };
+        Self::of_kind(kind, &mut rng)
+    }
+
+    fn of_kind(kind: Kind, rng: &mut impl Rng) -> Self {
+        let pick = |rng: &mut _, from: &[u64]| *from.choose(rng).unwrap_or(&1);
+        let bad = matches!(kind, Kind::Links | Kind::Storm);
+        let history_size = match kind {
+            Kind::Calm => 1000,
+            Kind::Planned => 24,
+            _ => pick(rng, &[4, 10, 30, 200, 1000]),
+        };
+        let keep = Keep {
+            history_size,
+            history_ttl: if bad && rng.random_ratio(1, 10) { ms(1500) } else { Duration::from_mins(5) },
+            dedup_window: Duration::from_mins(5),
+        };
+        Self {
+            kind,
+            edges: if kind == Kind::Planned { rng.random_range(1..=2) } else { rng.random_range(1..=3) },
+            nodes: if kind == Kind::Planned { rng.random_range(2..=3) } else { rng.random_range(1..=3) },
+            rooms: rng.random_range(1..=4),
+            clients: rng.random_range(2..=6),
+            publishers: rng.random_range(1..=3),
+            shards: rng.random_range(1..=2),
+            shrink: if bad { pick(rng, &[1, 16, 64, 256, 256]) as usize } else { 1 },
+            shake: if bad { pick(rng, &[0, 8, 30]) as u32 } else { 0 },
+            keep,
+            pace: match kind {
+                Kind::Planned => ms(rng.random_range(15..40)),
+                _ => ms(pick(rng, &[10, 40, 150, 600])),
+            },
+            body: pick(rng, &[4, 40, 40, 600]) as usize,
+            trouble: ms(rng.random_range(4_000..12_000)),
+            fault_every: ms(if kind == Kind::Planned { 2500 } else { pick(rng, &[300, 1000, 3000]) }),
+            announcements: if bad { pick(rng, &[0, 5, 30]) as u32 } else { 0 },
+            errors: if bad { pick(rng, &[0, 10, 60]) as u32 } else { 0 },
+            say_receipts: !bad || rng.random(),
+            store_latency: match kind {
+                Kind::Planned => ms(600),
+                _ => ms(pick(rng, &[1, 5, 5, 100])),
+            },
+            link_latency: ms(if bad { pick(rng, &[1, 5, 100]) } else { 5 }),
+            tail_bytes: pick(rng, &[0, 2_000, 1 << 20]) as usize,
+            send_queue: if bad { pick(rng, &[8, 32, 256]) as usize } else { 256 },
+            sweep: ms(rng.random_range(1_000..4_000)),
+            linger: ms(pick(rng, &[100, 1_000, 5_000])),
+            publish_timeout: ms(pick(rng, &[1_500, 5_000])),
+        }
+    }
+
+    /// How long everything may take to be well again: backoffs, settling, a sweep of every room, and then some.
+    pub fn settling(&self) -> Duration {
+        Duration::from_secs(20) + self.sweep * 3
+    }
+}
