@@ -1,7 +1,10 @@
 //! A connection's bounded send queue, with the rule for a slow consumer: when the queue is full, what waits is dropped
 //! and the connection closed with 4008. Nobody else is delayed by it.
 
-use std::{future::poll_fn, sync::Arc};
+use std::{
+    future::{pending, poll_fn},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use queues::{Limits, PushError};
@@ -58,12 +61,16 @@ impl Outbox {
         self.queue.try_push(frame, self.share())
     }
 
-    /// Waits until there is room for more of a replay.
+    /// Waits until there is room for more of a replay: for ever, once it is closed.
     pub async fn low(&self) {
         let Limits { frames, bytes } = self.share();
         // Half of it: so that a replay comes in runs, not frame by frame.
         let low = Limits { frames: frames / 2, bytes: bytes / 2 };
         poll_fn(|cx| self.queue.poll_low(cx, low)).await;
+        if self.queue.is_closed() {
+            // It takes nothing more, however little it holds: who asked the hub again and again would spin.
+            pending::<()>().await;
+        }
     }
 
     /// What replays may fill: a quarter. A slice of what is live takes up to half, and answers must fit as well.
@@ -102,5 +109,21 @@ impl Outbox {
     /// Sends what is queued, then closes. False if it was closing before.
     pub fn finish(&self, reason: CloseReason) -> bool {
         self.queue.finish(reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use crate::{close::CloseReason, test_support};
+
+    #[test]
+    fn a_closed_outbox_never_has_room_for_more() {
+        let outbox = test_support::outbox();
+        assert!(outbox.low().now_or_never().is_some());
+        outbox.finish(CloseReason::Restarting);
+        assert!(outbox.low().now_or_never().is_none());
+        assert!(!outbox.fill(test_support::frame()));
     }
 }

@@ -17,7 +17,7 @@ use crate::{client::Client, faults::Faults, plan::Plan, publisher, world::{World
 /// How a seed is run.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
-    /// Keep the lines of the trace.
+    /// Print the lines of the trace as they come.
     pub trace: bool,
     /// Switch this check off.
     pub off: Option<Check>,
@@ -30,8 +30,7 @@ pub struct Outcome {
     pub failure: Option<String>,
     /// How often each thing worth knowing happened.
     pub counts: BTreeMap<String, u64>,
-    pub trace: Vec<String>,
-    /// Of the whole trace, kept or not.
+    /// Of the whole trace, printed or not.
     pub hash: u64,
 }
 
@@ -58,8 +57,7 @@ pub fn run(seed: u64, options: Options) -> Outcome {
         faults.count();
         faults.end().await;
         world.tasks.stop().await;
-        let (trace, hash) = world.take_trace();
-        Outcome { failure: world.failure(), counts: world.take_counts(), trace, hash }
+        Outcome { failure: world.failure(), counts: world.take_counts(), hash: world.hash() }
     })
 }
 
@@ -100,6 +98,6 @@ pub fn run_caught(seed: u64, options: Options) -> Outcome {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
         let failure = Some(format!("panicked: {}", text.unwrap_or_default()));
-        Outcome { failure, counts: BTreeMap::new(), trace: Vec::new(), hash: 0 }
+        Outcome { failure, counts: BTreeMap::new(), hash: 0 }
     })
 }

@@ -5,7 +5,7 @@ use std::{
     fmt::Write as _,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, UNIX_EPOCH},
 };
@@ -36,7 +36,10 @@ pub(crate) struct World {
     failure: Mutex<Option<String>>,
     failed: Notify,
     counts: Mutex<BTreeMap<String, u64>>,
-    trace: Mutex<Trace>,
+    /// The trace is printed.
+    prints: bool,
+    /// Of all lines of the trace.
+    hash: AtomicU64,
 }
 
 /// The store, and what is known of it. Under one lock, so that what is recorded is what was stored.
@@ -52,13 +55,6 @@ impl Truth {
         let standing = self.store.standing(room);
         self.record.observe(room, standing.as_ref());
     }
-}
-
-#[derive(Debug, Default)]
-struct Trace {
-    lines: Option<Vec<String>>,
-    /// Of all lines, whether kept or not.
-    hash: u64,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -89,7 +85,8 @@ impl World {
             failure: Mutex::default(),
             failed: Notify::new(),
             counts: Mutex::default(),
-            trace: Mutex::new(Trace { lines: trace.then(Vec::new), hash: 0 }),
+            prints: trace,
+            hash: AtomicU64::new(0),
             plan,
         })
     }
@@ -156,19 +153,16 @@ impl World {
         let mut line = String::new();
         let at = self.start.elapsed();
         let _ = write!(line, "{:>7.3} {}", at.as_secs_f64(), what());
-        let mut trace = lock(&self.trace);
-        for byte in line.bytes() {
-            // FNV-1a: the same everywhere.
-            trace.hash = (trace.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-        if let Some(lines) = &mut trace.lines {
-            lines.push(line);
+        let add = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        // FNV-1a: the same everywhere.
+        self.hash.store(line.bytes().fold(self.hash(), add), Ordering::Relaxed);
+        if self.prints {
+            println!("{line}");
         }
     }
 
-    pub(crate) fn take_trace(&self) -> (Vec<String>, u64) {
-        let trace = std::mem::take(&mut *lock(&self.trace));
-        (trace.lines.unwrap_or_default(), trace.hash)
+    pub(crate) fn hash(&self) -> u64 {
+        self.hash.load(Ordering::Relaxed)
     }
 
     pub(crate) fn room(number: usize) -> Room {

@@ -16,9 +16,6 @@ fn number(name: &str) -> Option<u64> {
 fn replay() {
     let Some(seed) = number("SEED") else { return };
     let outcome = run(seed, Options { trace: true, off: None });
-    for line in &outcome.trace {
-        println!("{line}");
-    }
     println!("{:?}", outcome.counts);
     if let Some(failure) = outcome.failure {
         panic!("seed {seed}: {failure}");
@@ -29,7 +26,7 @@ fn replay() {
 fn explore() {
     let Some(first) = number("FROM") else { return };
     let most = number("COUNT").unwrap_or(100);
-    let start = std::time::Duration::from_secs(number("SECONDS").unwrap_or(600));
+    let start = Duration::from_secs(number("SECONDS").unwrap_or(600));
     let campaign = campaign::run(first, most, start, number("FAILURES").unwrap_or(5) as usize, None);
     for (what, count) in &campaign.counts {
         println!("{count:>10} {what}");
@@ -39,5 +36,4 @@ fn explore() {
         println!("seed {seed}: {failure}");
     }
     assert!(campaign.failures.is_empty());
-    let _ = Duration::ZERO;
 }
