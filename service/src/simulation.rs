@@ -11,7 +11,7 @@ use std::{
 };
 
 use rand::{Rng as _, RngCore, SeedableRng as _, rngs::SmallRng};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 /// What one run is set to.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +77,47 @@ impl Check {
 struct Set {
     settings: Settings,
     rng: SmallRng,
+    /// Polls of tasks at this moment.
+    polls: (Instant, u32),
+    trouble: Option<&'static str>,
+}
+
+/// More polls than this while time stands still are a loop without end.
+const MOST_POLLS: u32 = 500_000;
+
+/// What went wrong in a task: it panicked, or some are busy for ever.
+pub fn trouble() -> Option<&'static str> {
+    SET.with_borrow(|set| set.as_ref().and_then(|set| set.trouble))
+}
+
+/// False once there is trouble: then nothing goes on.
+fn may_poll() -> bool {
+    SET.with_borrow_mut(|set| {
+        let Some(set) = set else { return true };
+        let now = Instant::now();
+        if set.polls.0 != now {
+            set.polls = (now, 0);
+        }
+        set.polls.1 += 1;
+        if set.polls.1 > MOST_POLLS {
+            set.trouble = Some("tasks are busy, and time stands still");
+        }
+        set.trouble.is_none()
+    })
+}
+
+struct Panics;
+
+impl Drop for Panics {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            SET.with_borrow_mut(|set| {
+                if let Some(set) = set {
+                    set.trouble = Some("a task panicked");
+                }
+            });
+        }
+    }
 }
 
 thread_local! {
@@ -86,7 +127,7 @@ thread_local! {
 /// From now on this thread is a simulation, until the guard is dropped.
 pub fn begin(settings: Settings) -> Running {
     let rng = SmallRng::seed_from_u64(settings.seed);
-    SET.set(Some(Set { settings, rng }));
+    SET.set(Some(Set { settings, rng, polls: (Instant::now(), 0), trouble: None }));
     Running(())
 }
 
@@ -175,6 +216,9 @@ impl<F: Future> Future for Shaken<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        if !may_poll() {
+            return Poll::Pending;
+        }
         if self.delay.is_none() {
             self.delay = draw_delay().map(|delay| Box::pin(sleep(delay)));
         }
@@ -184,13 +228,14 @@ impl<F: Future> Future for Shaken<F> {
             }
             self.delay = None;
         }
+        let _panics = Panics;
         self.task.as_mut().poll(cx)
     }
 }
 
 fn draw_delay() -> Option<Duration> {
     SET.with_borrow_mut(|set| {
-        let Set { settings, rng } = set.as_mut()?;
+        let Set { settings, rng, .. } = set.as_mut()?;
         if settings.shake == 0 || !rng.random_ratio(1, settings.shake) {
             return None;
         }

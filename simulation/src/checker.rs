@@ -195,7 +195,8 @@ fn failover_explains(record: &Record, room: &Room, at: &Position, to: &Position)
         None => (0, false),
     };
     let old = if continued {
-        record.may_miss(room, &at.epoch, at.seq + 1..=end)
+        // Once something is missing, what is left of the old epoch does not follow on, and is left out.
+        at.seq >= end || record.may_miss(room, &at.epoch, at.seq + 1..=at.seq + 1)
     } else {
         record.is_gone(room, &at.epoch) || record.was_wiped(room)
     };

@@ -114,8 +114,12 @@ impl Record {
     /// The body stored there.
     pub fn body(&self, room: &Room, epoch: &Epoch, seq: u64) -> Option<&str> {
         let record = self.rooms.get(room)?;
-        let index = record.at.get(&(epoch.clone(), seq))?;
-        Some(&record.log[*index].body)
+        if let Some(index) = record.at.get(&(epoch.clone(), seq)) {
+            return Some(&record.log[*index].body);
+        }
+        // Members that joined with the last so many get what the epoch before left under the present one.
+        let prev = record.began.get(epoch)?.as_ref().filter(|prev| seq <= prev.seq)?;
+        self.body(room, &prev.epoch, seq)
     }
 
     /// Whether the room has ever stood there, or beyond.

@@ -54,6 +54,9 @@ pub fn run(seed: u64, options: Options) -> Outcome {
             () = world.failed() => {}
             () = days(&world, &mut faults) => {}
         }
+        if let Some(trouble) = service::simulation::trouble() {
+            world.fail(trouble);
+        }
         faults.count();
         faults.end().await;
         world.tasks.stop().await;

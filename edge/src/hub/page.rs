@@ -22,15 +22,16 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// `last`: what was asked for was the latest so many, which count whatever epoch they are of.
-    pub(super) fn new(room: &Room, result: ReadResult, last: bool) -> Self {
+    /// `present`: all of it counts as of the present epoch, whatever epoch it was stored under.
+    pub(super) fn new(room: &Room, result: ReadResult, present: bool) -> Self {
         let ReadResult { position, prev, complete, first_seq, entries, .. } = result;
         let position = Position::from(position.unwrap_or_default());
-        let prev = prev.map(Position::from).filter(|_| !last);
-        let old = prev.as_ref().map_or(0, |prev| (prev.seq + 1).saturating_sub(first_seq));
+        let prev = prev.map(Position::from);
+        let older = prev.as_ref().filter(|_| !present);
+        let old = older.map_or(0, |prev| (prev.seq + 1).saturating_sub(first_seq));
         let old = usize::try_from(old).unwrap_or(usize::MAX).min(entries.len());
         // What an incomplete page has of the epoch before does not follow on anything.
-        let (epoch, skip, take) = match &prev {
+        let (epoch, skip, take) = match older {
             Some(prev) if old > 0 && complete => (prev.epoch.clone(), 0, old),
             _ => (position.epoch.clone(), old, usize::MAX),
         };

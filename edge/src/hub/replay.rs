@@ -71,6 +71,9 @@ fn is_lower(one: &Position, other: &Position) -> bool {
     one.seq < other.seq
 }
 
+/// Members served from a page as soon as it comes; others have to hope that it stays.
+const SERVED_AT_ONCE: usize = 64;
+
 fn address(member: &Arc<Outbox>) -> usize {
     Arc::as_ptr(member).addr()
 }
@@ -143,9 +146,14 @@ impl Replay {
         failed
     }
 
-    /// Whether what is being read is the latest so many.
-    pub(super) fn reads_last(&self) -> bool {
-        matches!(self.reading, Some((_, ReadFrom::Last(_))))
+    /// Whether what is being read counts as of the epoch in which it is read, whatever epoch it was stored under: the
+    /// latest so many, and what follows on them.
+    pub(super) fn reads_present(&self, position: &Position) -> bool {
+        match &self.reading {
+            Some((_, ReadFrom::Last(_))) => true,
+            Some((_, ReadFrom::After(after))) => after.epoch == position.epoch,
+            None => false,
+        }
     }
 
     pub(super) fn take_page(&mut self) -> Option<Tail> {
@@ -203,6 +211,8 @@ impl HubRoom {
         }
         replay.look_at_all();
         self.keep_page(page, cx);
+        // Before the page may have to go again: else a page larger than what all may keep would be read for ever.
+        self.serve(SERVED_AT_ONCE, cx);
     }
 
     /// Looks at some of those that something came for. Returns how many.

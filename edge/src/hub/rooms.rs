@@ -134,8 +134,9 @@ impl Rooms {
         let (room, id) = (result.room.clone(), ReadId { link, number: result.id });
         if result.error.is_none() {
             self.with(&room, |state, cx| {
-                let last = state.replay.as_ref().is_some_and(|replay| replay.reads_last());
-                state.page_read(id, Page::new(&state.name, result, last), cx);
+                let position = Position::from(result.position.clone().unwrap_or_default());
+                let present = state.replay.as_ref().is_some_and(|replay| replay.reads_present(&position));
+                state.page_read(id, Page::new(&state.name, result, present), cx);
             });
             return;
         }
