@@ -47,6 +47,8 @@ pub(crate) struct Client {
     requests: u64,
     broadcasts: u64,
     under_way: BTreeMap<String, Request>,
+    /// Joins that a leave came to before the answer.
+    cancelled: BTreeMap<String, Asked>,
     /// It does not read before then.
     reads_at: Instant,
 }
@@ -70,6 +72,7 @@ impl Client {
             requests: 0,
             broadcasts: 0,
             under_way: BTreeMap::new(),
+            cancelled: BTreeMap::new(),
             reads_at: Instant::now(),
         }
     }
@@ -103,6 +106,7 @@ impl Client {
 
     /// Those without an answer may or may not have been done.
     fn lose_requests(&mut self) {
+        self.cancelled.clear();
         for request in std::mem::take(&mut self.under_way).into_values() {
             if let Request::Broadcast(_, body) = request {
                 self.world.truth().record.is_unordered(&body);
@@ -289,6 +293,18 @@ impl Client {
                 let body = message["body"].as_str().unwrap_or("");
                 lock(&self.view).message(&room, message["epoch"].as_str(), seq, body);
             }
+            // It was cancelled, and under way; `left` follows.
+            ("joined", None) => {
+                let Some(room) = room(payload) else { return };
+                let asked = id.and_then(|id| self.cancelled.remove(id));
+                match asked {
+                    Some(asked) => {
+                        let recovered = payload["recovered"].as_bool().unwrap_or(false);
+                        lock(&self.view).joined(&room, &asked, position(), recovered);
+                    }
+                    None => self.world.fail(&format!("client {} did not ask: {text}", self.number)),
+                }
+            }
             ("joined", Some(Request::Join(room, asked))) => {
                 let recovered = payload["recovered"].as_bool().unwrap_or(false);
                 lock(&self.view).joined(&room, &asked, position(), recovered);
@@ -305,6 +321,10 @@ impl Client {
             ("ack", Some(Request::Broadcast(room, body))) => {
                 self.world.count("client: ack");
                 self.world.truth().record.acked(&room, &body, position());
+            }
+            ("error", Some(Request::Join(_, asked))) if payload["code"] == "cancelled" => {
+                self.world.count("client: join cancelled");
+                self.cancelled.insert(id.unwrap_or_default().to_owned(), asked);
             }
             ("error", request) => self.refused(payload["code"].as_str().unwrap_or(""), request),
             ("welcome" | "reconnect" | "pong", _) => {}

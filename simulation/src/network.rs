@@ -13,7 +13,7 @@ use std::{
 use edge::upstream::{Incoming, LinkError, Transport};
 use fanout::simulation::Node;
 use futures_util::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
-use proto::wire::EdgeMessage;
+use proto::wire::{self, EdgeMessage, FanoutMessage, edge_message, fanout_message};
 use rand::seq::IteratorRandom as _;
 use service::settings::Secret;
 use tokio::{
@@ -24,7 +24,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::world::{World, lock, one_in, up_to};
+use crate::{
+    record::word_of,
+    world::{World, lock, one_in, up_to},
+};
 
 /// Messages under way in one direction; then the sender waits.
 const WINDOW: usize = 8;
@@ -153,7 +156,7 @@ impl Transport for Wire {
 
 impl World {
     async fn attach(
-        &self,
+        self: &Arc<Self>,
         edge: usize,
         node: usize,
         outgoing: mpsc::Receiver<EdgeMessage>,
@@ -182,13 +185,13 @@ impl World {
     }
 
     /// Takes what comes out at one end, and makes it arrive at the other.
-    fn carry<T: Send + 'static>(
-        &self,
+    fn carry<T: Spoken + Send + 'static>(
+        self: &Arc<Self>,
         mut from: Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>,
         pipe: &Arc<Pipe>,
     ) -> Arriving<T> {
         let (sender, receiver) = mpsc::channel(WINDOW);
-        let (link, latency) = (Arc::clone(pipe), self.plan.link_latency);
+        let (link, latency, world) = (Arc::clone(pipe), self.plan.link_latency, Arc::clone(self));
         self.tasks.spawn(async move {
             let mut arrives = Instant::now();
             loop {
@@ -199,6 +202,9 @@ impl World {
                     item = from.next() => item,
                 };
                 let Some(item) = item else { return };
+                if let Some(said) = item.as_ref().ok().and_then(Spoken::text) {
+                    world.say(|| format!("edge {} node {}: {said}", link.edge, link.node));
+                }
                 let slow = *lock(&link.slow);
                 arrives = arrives.max(Instant::now() + up_to(latency)) + slow;
                 if sender.send((arrives, item)).await.is_err() {
@@ -211,6 +217,53 @@ impl World {
             sleep_until(stalled).await;
         });
         Arriving { receiver, pipe: Arc::clone(pipe), next: None, timer: None, broken: None }
+    }
+}
+
+/// A message as the trace shows it; beats and the like are left out.
+trait Spoken {
+    fn text(&self) -> Option<String>;
+}
+
+impl Spoken for EdgeMessage {
+    fn text(&self) -> Option<String> {
+        match self.kind.as_ref()? {
+            edge_message::Kind::Interest(interest) => Some(format!("wants {:?}", interest.rooms)),
+            edge_message::Kind::Read(read) => Some(format!("asks {} {} {:?}", read.id, read.room, read.from)),
+            edge_message::Kind::Publish(publish) => {
+                let body = String::from_utf8_lossy(&publish.body);
+                Some(format!("publishes {} {} {}", publish.id, publish.room, word_of(&body)))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Spoken for FanoutMessage {
+    fn text(&self) -> Option<String> {
+        let run = |run: &wire::Publications| {
+            let last = run.first_seq + run.entries.len() as u64 - 1;
+            format!("{} {}/{}-{last}", run.room, run.epoch, run.first_seq)
+        };
+        match self.kind.as_ref()? {
+            fanout_message::Kind::Publications(publications) => Some(format!("sends {}", run(publications))),
+            fanout_message::Kind::PublicationsBatch(batch) => {
+                Some(format!("sends {:?}", batch.runs.iter().map(run).collect::<Vec<_>>()))
+            }
+            fanout_message::Kind::ReadResult(result) => Some(format!(
+                "answers {} {}: {} from {}, at {:?}, prev {:?}, complete {}, {:?}",
+                result.id,
+                result.room,
+                result.entries.len(),
+                result.first_seq,
+                result.position,
+                result.prev,
+                result.complete,
+                result.error
+            )),
+            fanout_message::Kind::Beat(_) => None,
+            other => Some(format!("says {other:?}")),
+        }
     }
 }
 

@@ -301,6 +301,10 @@ impl HubRoom {
 
     /// A link says that continuity is broken. Only the one that serves the room knows; of another, it is of the past.
     pub(super) fn lost_by(&mut self, from: LinkId, position: Position, reason: LostReason) {
+        if self.asked || self.dropped {
+            // What came before it was dropped here. It is asked for again, and what is lost is said again.
+            return;
+        }
         let left = self.received.as_ref().is_some_and(|at| at.epoch.generation() > position.epoch.generation());
         // A store that was wiped has no epoch to name.
         if self.link == Some(from) && (!left || position.epoch.is_empty()) {

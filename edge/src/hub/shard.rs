@@ -146,6 +146,15 @@ impl Shard {
 
     /// What is due however busy it is.
     fn keep_house(&mut self) {
+        self.ask_for_missed();
+        let now = Instant::now();
+        if self.rooms.next_deadline().is_some_and(|deadline| deadline <= now) {
+            self.rooms.expire(now);
+        }
+        self.count();
+    }
+
+    fn ask_for_missed(&mut self) {
         for room in self.overflow.take() {
             #[cfg(simulation)]
             if service::simulation::is_off(service::simulation::Check::AskAgain) {
@@ -153,11 +162,6 @@ impl Shard {
             }
             self.rooms.ask_again(&room);
         }
-        let now = Instant::now();
-        if self.rooms.next_deadline().is_some_and(|deadline| deadline <= now) {
-            self.rooms.expire(now);
-        }
-        self.count();
     }
 
     fn walk(&mut self) {
@@ -192,7 +196,11 @@ impl Shard {
                 self.metrics.gaps.inc_by(taken.gap.into());
                 self.metrics.room_full.inc_by(taken.full.into());
             }
-            Command::Lost { from, room, position, reason } => self.rooms.lost(from, &room, position, reason),
+            Command::Lost { from, room, position, reason } => {
+                // What comes before it may not have found place here: then it says too much.
+                self.ask_for_missed();
+                self.rooms.lost(from, &room, position, reason);
+            }
             Command::More { room, member, done } => self.rooms.more(&room, &member, done),
             Command::Page { from, result, bytes } => {
                 self.overflow.bytes.fetch_sub(bytes, Ordering::Relaxed);
