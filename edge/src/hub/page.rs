@@ -36,6 +36,8 @@ impl Page {
             _ => (position.epoch.clone(), old, usize::MAX),
         };
         let begin = match entries.len() - skip {
+            // What the present epoch has comes after what was left out.
+            0 if skip > 0 => older.map_or(0, |prev| prev.seq),
             0 => position.seq,
             _ => (first_seq + skip as u64).saturating_sub(1),
         };
@@ -46,10 +48,18 @@ impl Page {
         Self { position, prev, complete, run }
     }
 
-    /// Whether the store still knows the epoch.
-    pub(super) fn knows(&self, epoch: &Epoch) -> bool {
+    /// Whether the store has left the epoch behind, as far as could be known then.
+    pub(super) fn has_left(&self, epoch: &Epoch) -> bool {
         let prev = self.prev.as_ref().is_some_and(|prev| prev.epoch == *epoch);
-        epoch.is_empty() || *epoch == self.position.epoch || prev
+        let known = epoch.is_empty() || *epoch == self.position.epoch || prev;
+        !known && epoch.generation() <= self.position.epoch.generation()
+    }
+
+    /// Whether the room has been handed more since it was read.
+    pub(super) fn is_older_than(&self, handed: &Position) -> bool {
+        let Position { epoch, seq } = &self.position;
+        let (then, now) = (epoch.generation(), handed.epoch.generation());
+        then < now || *epoch == handed.epoch && *seq < handed.seq
     }
 
     /// Where the run begins.

@@ -201,7 +201,8 @@ impl HubRoom {
         let Some(replay) = &mut self.replay else { return };
         // The answer to a read that was given up says nothing of those that ask now.
         let Some((_, from)) = replay.reading.take_if(|(reading, _)| *reading == id) else { return };
-        replay.store = Some(page.position.clone());
+        // What is of the past says nothing of how far there is to go.
+        replay.store = (!page.is_older_than(&self.handed)).then(|| page.position.clone());
         replay.prev.clone_from(&page.prev);
         for catching_up in replay.members.values_mut() {
             catching_up.take_news(&from, &page, &self.name, &self.handed, cx);

@@ -5,7 +5,7 @@ use proto::Key;
 use tokio::time::Instant;
 
 use super::{Failure, Id, OpId, Receipt, Stored};
-use crate::interest::LinkId;
+use crate::{interest::LinkId, protocol::ErrorCode};
 
 /// The broadcasts of one connection to one room that have no receipt yet, in the order sent.
 ///
@@ -28,6 +28,8 @@ struct Broadcast {
     key_is_ours: bool,
     deadline: Instant,
     state: State,
+    /// It may have been stored, by an earlier try.
+    unsure: bool,
 }
 
 #[derive(Debug)]
@@ -72,7 +74,7 @@ impl Broadcasts {
         let state = if waits { State::Waiting } else { State::Sent { alone: false, repeated: false } };
         let Forward { op, body, key, key_is_ours, deadline, .. } = forward.clone();
         let via = self.via.filter(|_| !self.list.is_empty());
-        self.list.push_back(Broadcast { op, id, body, key, key_is_ours, deadline, state });
+        self.list.push_back(Broadcast { op, id, body, key, key_is_ours, deadline, state, unsure: false });
         (!waits).then_some(Forward { via, ..forward })
     }
 
@@ -87,7 +89,10 @@ impl Broadcasts {
         if let Some(index) = self.list.iter().position(|broadcast| broadcast.op == op) {
             let broadcast = &mut self.list[index];
             match receipt {
-                Err(failure) if failure.again && now < broadcast.deadline => broadcast.state = State::Failed(failure),
+                Err(failure) if failure.again && now < broadcast.deadline => {
+                    broadcast.unsure |= failure.code == ErrorCode::Unknown;
+                    broadcast.state = State::Failed(failure);
+                }
                 receipt => answers.extend(self.list.remove(index).map(|broadcast| broadcast.answer(receipt))),
             }
         }
@@ -131,6 +136,12 @@ impl Broadcasts {
 impl Broadcast {
     fn answer(self, receipt: Receipt) -> Answer {
         let repeated = matches!(self.state, State::Sent { repeated: true, .. });
+        let unsure = self.unsure;
+        let receipt = receipt.map_err(|failure| match failure.code {
+            // This try was not stored; but an earlier one may have been.
+            ErrorCode::Unavailable if unsure => Failure { code: ErrorCode::Unknown, ..failure },
+            _ => failure,
+        });
         let receipt = receipt.map(|stored| Stored {
             // What only we had to repeat is a first send to its sender.
             duplicate: stored.duplicate && !repeated && !self.key_is_ours,
@@ -147,7 +158,6 @@ mod tests {
     use proto::Position;
 
     use super::*;
-    use crate::protocol::ErrorCode;
 
     fn forward(op: OpId, deadline: Instant) -> Forward {
         let key = Key::try_new(&format!("k{op}")).unwrap().unwrap();

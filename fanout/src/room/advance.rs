@@ -59,7 +59,9 @@ impl Cursor {
         let store = &page.position;
         let end = match &page.prev {
             Some(prev) => {
-                let keeps = prev.epoch == self.position.epoch && page.complete;
+                // The page was read from an earlier position, perhaps: what counts is that it follows on this one.
+                let follows = !page.entries.is_empty() && page.first_seq <= self.position.seq + 1;
+                let keeps = prev.epoch == self.position.epoch && (page.complete || follows);
                 #[cfg(simulation)]
                 let keeps = keeps && !service::simulation::is_off(service::simulation::Check::Prev);
                 if keeps {

@@ -96,7 +96,7 @@ impl CatchingUp {
                 }
             }
             // Of an epoch that nobody knows any more: no read would say otherwise.
-            (Stage::Opening(_, Since::Position(since)), _) if !page.knows(&since.epoch) => {
+            (Stage::Opening(_, Since::Position(since)), _) if page.has_left(&since.epoch) => {
                 self.joined(room, handed.clone(), false);
             }
             (Stage::Opening(_, Since::Last(count)), ReadFrom::Last(read)) if *count <= *read => {
