@@ -213,6 +213,10 @@ impl HubRoom {
     /// Moves at once if its link is gone. True if it has one that serves it, and a better one to move to in its turn.
     pub(super) fn check_place(&mut self, cx: &mut Cx<'_>) -> bool {
         let placement = cx.placement;
+        // A page may have been asked for over the link that the room has moved away from.
+        if let Some(replay) = &mut self.replay {
+            replay.forget_read(|link| placement.get(link).is_none());
+        }
         let served = self.link.is_some_and(|link| placement.get(link).is_some());
         if served {
             return !placement.is_still() && placement.place(&self.name).is_some_and(|best| self.link != Some(best.id));
@@ -223,11 +227,7 @@ impl HubRoom {
 
     /// Tells the links what is wanted of the room, given those that are up now.
     pub(super) fn place(&mut self, cx: &mut Cx<'_>) {
-        let placement = cx.placement;
-        if let Some(replay) = &mut self.replay {
-            replay.forget_read(|link| placement.get(link).is_none());
-        }
-        self.move_to_best(placement);
+        self.move_to_best(cx.placement);
     }
 
     fn move_to_best(&mut self, placement: &Placement) {
