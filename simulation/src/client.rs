@@ -203,7 +203,7 @@ impl Client {
         let planned = self.world.plan.kind == Kind::Planned;
         let done = match service::rng().random_range(0..100) {
             0..=59 => {
-                let count = if one_in(15) { 12 } else { 1 };
+                let count = if one_in(15) && !planned { 12 } else { 1 };
                 self.broadcast(socket, &room, count).await
             }
             60..=69 if !planned => {

@@ -77,7 +77,7 @@ impl Plan {
         let bad = matches!(kind, Kind::Links | Kind::Storm);
         let history_size = match kind {
             Kind::Calm => 1000,
-            Kind::Planned => 24,
+            Kind::Planned => 100,
             _ => pick(rng, &[4, 10, 30, 200, 1000]),
         };
         let keep = Keep {
@@ -89,15 +89,15 @@ impl Plan {
             kind,
             edges: if kind == Kind::Planned { rng.random_range(1..=2) } else { rng.random_range(1..=3) },
             nodes: if kind == Kind::Planned { rng.random_range(2..=3) } else { rng.random_range(1..=3) },
-            rooms: rng.random_range(1..=4),
+            rooms: if kind == Kind::Planned { 1 } else { rng.random_range(1..=4) },
             clients: rng.random_range(2..=6),
-            publishers: rng.random_range(1..=3),
+            publishers: if kind == Kind::Planned { 3 } else { rng.random_range(1..=3) },
             shards: rng.random_range(1..=2),
             shrink: if bad { pick(rng, &[1, 16, 64, 256, 256]) as usize } else { 1 },
             shake: if bad { pick(rng, &[0, 8, 30]) as u32 } else { 0 },
             keep,
             pace: match kind {
-                Kind::Planned => ms(rng.random_range(15..40)),
+                Kind::Planned => ms(rng.random_range(12..20)),
                 _ => ms(pick(rng, &[10, 40, 150, 600])),
             },
             body: pick(rng, &[4, 40, 40, 600]) as usize,

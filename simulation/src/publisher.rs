@@ -7,7 +7,10 @@ use fanout::broker::StoreError;
 use rand::Rng as _;
 use tokio::time::{sleep, timeout};
 
-use crate::world::{World, one_in, up_to};
+use crate::{
+    plan::Kind,
+    world::{World, one_in, up_to},
+};
 
 /// Longest wait for a receipt; then it is unknown.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -24,7 +27,8 @@ pub(crate) fn body(name: &str, longest: usize) -> String {
 pub(crate) async fn run(world: Arc<World>, number: usize) {
     let mut count = 0;
     while !world.is_settling() {
-        let burst = if one_in(60) { BURST } else { 1 };
+        let calm = matches!(world.plan.kind, Kind::Calm | Kind::Planned);
+        let burst = if one_in(60) && !calm { BURST } else { 1 };
         for _ in 0..burst {
             count += 1;
             publish(&world, &format!("p:{number}:{count}")).await;

@@ -13,7 +13,7 @@ use proto::Position;
 use service::RandomState;
 use tokio::{sync::oneshot, time::Instant};
 
-use self::member::{CatchingUp, Sources, Stage};
+use self::member::{CatchingUp, Open, Sources, Stage};
 use super::{
     page::Page,
     room::{Cx, HubRoom, Waiting},
@@ -23,7 +23,6 @@ use crate::{
     interest::{LinkId, ReadFrom},
     outbox::Outbox,
     protocol::Since,
-    session::JoinOutcome,
 };
 
 /// How far a member that catches up has come, when it asked for more.
@@ -102,7 +101,7 @@ impl Replay {
     /// When the first that has no answer yet is to be given up.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let deadlines = self.members.values().filter_map(|catching_up| match &catching_up.stage {
-            Stage::Opening(waiting, _) => Some(waiting.deadline),
+            Stage::Opening(waiting, ..) => Some(waiting.deadline),
             _ => None,
         });
         deadlines.min()
@@ -110,12 +109,17 @@ impl Replay {
 
     /// Gives up on those that have waited for an answer long enough. One that was a member stays one.
     pub(super) fn expire(&mut self, now: Instant) {
-        let late = |stage: &Stage| matches!(stage, Stage::Opening(waiting, _) if waiting.deadline <= now);
-        for (_, catching_up) in self.members.extract_if(.., |_, catching_up| late(&catching_up.stage)) {
-            self.arrivals.remove(&address(&catching_up.member));
-            if let Stage::Opening(waiting, _) = catching_up.stage {
-                let _ = waiting.done.send(JoinOutcome::Unavailable);
-            }
+        let mut stay = false;
+        for (_, mut gone) in self.members.extract_if(.., |_, catching_up| {
+            let expired = catching_up.expire(now);
+            stay |= expired == Some(true);
+            expired == Some(false)
+        }) {
+            self.arrivals.remove(&address(&gone.member));
+            gone.refuse();
+        }
+        if stay {
+            self.look_at_all();
         }
     }
 
@@ -166,7 +170,7 @@ impl Replay {
 
     fn look_at_all(&mut self) {
         self.todo.clear();
-        let waits = |catching_up: &CatchingUp| !matches!(catching_up.stage, Stage::Open { more: None, .. });
+        let waits = |catching_up: &CatchingUp| !matches!(catching_up.stage, Stage::Open(Open { more: None, .. }));
         let waiting = self.members.iter().rev().filter(|(_, catching_up)| waits(catching_up));
         self.todo.extend(waiting.map(|(arrival, _)| *arrival));
     }
@@ -177,11 +181,12 @@ impl HubRoom {
     pub(super) fn catch_up(&mut self, waiting: Waiting, since: Since, cx: &mut Cx<'_>) {
         let member = waiting.member.clone();
         let replay = self.replay.get_or_insert_default();
-        replay.remove(&member);
+        let known = replay.arrivals.get(&address(&member)).and_then(|arrival| replay.members.remove(arrival));
         replay.arrived += 1;
         let arrival = replay.arrived;
         replay.arrivals.insert(address(&member), arrival);
-        replay.members.insert(arrival, CatchingUp { member, stage: Stage::Opening(waiting, since) });
+        let stage = Stage::Opening(waiting, since, known.and_then(CatchingUp::into_open));
+        replay.members.insert(arrival, CatchingUp { member, stage });
         self.serve_one(arrival, cx);
     }
 
@@ -191,8 +196,10 @@ impl HubRoom {
         let Some(replay) = &mut self.replay else { return };
         let Some(arrival) = replay.arrivals.get(&address(member)).copied() else { return };
         let Some(catching_up) = replay.members.get_mut(&arrival) else { return };
-        let Stage::Open { more, .. } = &mut catching_up.stage else { return };
-        *more = Some(done);
+        match &mut catching_up.stage {
+            Stage::Open(open) | Stage::Opening(.., Some(open)) => open.more = Some(done),
+            _ => return,
+        }
         self.serve_one(arrival, cx);
     }
 
@@ -256,7 +263,7 @@ impl HubRoom {
                 self.members.insert(member);
             }
             Stage::Gone => replay.remove_arrival(arrival),
-            Stage::Opening(..) | Stage::Open { .. } => {}
+            Stage::Opening(..) | Stage::Open(_) => {}
         }
     }
 

@@ -42,6 +42,9 @@ impl Cursor {
             // The room's first epoch; whether the history reaches back to its 1 is for contiguity to say.
             self.position.epoch = store.epoch.clone();
             self.take(page, effects);
+        } else if store.epoch.is_empty() && after.epoch.is_empty() {
+            // Read before the room's first publication, which has come meanwhile.
+            return Advance::Reached;
         } else if !store.epoch.is_empty() && store.epoch.generation() <= self.left.max(mine.generation()) {
             return Advance::FromThePast;
         } else if !self.leave(page, effects) {

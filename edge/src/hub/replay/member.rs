@@ -4,7 +4,7 @@ use std::{collections::vec_deque, sync::Arc};
 
 use bytes::Bytes;
 use proto::{Position, Room};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::Progress;
 use crate::{
@@ -28,15 +28,21 @@ pub(super) struct CatchingUp {
 #[derive(Debug)]
 pub(super) enum Stage {
     /// Not answered yet: whether it can be is up to the history. If it is a member already, it stays live meanwhile.
-    Opening(Waiting, Since),
-    Open {
-        cursor: Position,
-        more: Option<oneshot::Sender<Progress>>,
-    },
+    /// If it was catching up already, that waits: it goes on when there is no answer in time.
+    Opening(Waiting, Since, Option<Open>),
+    Open(Open),
     /// Where the room stands: to be made a member like others.
     Live,
     /// Its connection is gone.
     Gone,
+}
+
+/// How far it has come.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) cursor: Position,
+    /// Its connection has room for more.
+    pub(super) more: Option<oneshot::Sender<Progress>>,
 }
 
 /// What the room has to serve from.
@@ -50,12 +56,40 @@ pub(super) struct Sources<'a> {
 
 impl CatchingUp {
     pub(super) fn is_open(&self) -> bool {
-        matches!(self.stage, Stage::Open { .. })
+        matches!(self.stage, Stage::Open(_))
+    }
+
+    /// How far it had come, whatever it asks for now.
+    pub(super) fn into_open(self) -> Option<Open> {
+        match self.stage {
+            Stage::Open(open) | Stage::Opening(.., Some(open)) => Some(open),
+            Stage::Opening(.., None) | Stage::Live | Stage::Gone => None,
+        }
+    }
+
+    /// Gives up waiting for an answer, if it was long enough. True if it was catching up before, and does so again;
+    /// false if there is nothing left of it.
+    pub(super) fn expire(&mut self, now: Instant) -> Option<bool> {
+        let Stage::Opening(waiting, _, before) = &mut self.stage else { return None };
+        if waiting.deadline > now {
+            return None;
+        }
+        let Some(open) = before.take() else { return Some(false) };
+        self.refuse();
+        self.stage = Stage::Open(open);
+        Some(true)
+    }
+
+    /// Tells its connection that there is no answer.
+    pub(super) fn refuse(&mut self) {
+        if let Stage::Opening(waiting, ..) = std::mem::replace(&mut self.stage, Stage::Gone) {
+            let _ = waiting.done.send(JoinOutcome::Unavailable);
+        }
     }
 
     /// Answers the join as far as memory allows. True if it did.
     pub(super) fn open(&mut self, sources: &Sources<'_>) -> bool {
-        let Stage::Opening(_, since) = &self.stage else { return false };
+        let Stage::Opening(_, since, _) = &self.stage else { return false };
         let handed = sources.handed;
         let tail = sources.runs[0].filter(|tail| tail.end() == *handed);
         let opened = match since {
@@ -79,16 +113,16 @@ impl CatchingUp {
 
     /// Puts `joined` into the outbox; what follows the cursor comes after it.
     fn joined(&mut self, room: &Room, cursor: Position, recovered: bool) {
-        let Stage::Opening(waiting, _) = std::mem::replace(&mut self.stage, Stage::Gone) else { return };
+        let Stage::Opening(waiting, ..) = std::mem::replace(&mut self.stage, Stage::Gone) else { return };
         if waiting.answer(room, &cursor, recovered, JoinOutcome::CatchingUp) {
-            self.stage = Stage::Open { cursor, more: None };
+            self.stage = Stage::Open(Open { cursor, more: None });
         }
     }
 
     /// Takes from a page what it says of this member: whether it can be recovered, or has lost something.
     pub(super) fn take_news(&mut self, from: &ReadFrom, page: &Page, room: &Room, handed: &Position, cx: &mut Cx<'_>) {
         match (&mut self.stage, from) {
-            (Stage::Opening(_, Since::Position(since)), ReadFrom::After(after)) if *since == *after => {
+            (Stage::Opening(_, Since::Position(since), _), ReadFrom::After(after)) if *since == *after => {
                 if page.complete {
                     self.joined(room, after.clone(), true);
                 } else {
@@ -96,14 +130,14 @@ impl CatchingUp {
                 }
             }
             // Of an epoch that nobody knows any more: no read would say otherwise.
-            (Stage::Opening(_, Since::Position(since)), _) if page.has_left(&since.epoch) => {
+            (Stage::Opening(_, Since::Position(since), _), _) if page.has_left(&since.epoch) => {
                 self.joined(room, handed.clone(), false);
             }
-            (Stage::Opening(_, Since::Last(count)), ReadFrom::Last(read)) if *count <= *read => {
+            (Stage::Opening(_, Since::Last(count), _), ReadFrom::Last(read)) if *count <= *read => {
                 let start = page.before_last(*count);
                 self.joined(room, start, false);
             }
-            (Stage::Open { cursor, .. }, ReadFrom::After(after)) if *cursor == *after && !page.complete => {
+            (Stage::Open(Open { cursor, .. }), ReadFrom::After(after)) if *cursor == *after && !page.complete => {
                 let to = page.start();
                 let reason = if to.epoch == cursor.epoch { LostReason::History } else { LostReason::Failover };
                 // Most of the outbox is kept free of replays, so there is room for this.
@@ -116,7 +150,7 @@ impl CatchingUp {
 
     /// Hands over what follows the cursor, as much as its share of the outbox holds.
     pub(super) fn advance(&mut self, sources: &Sources<'_>, cx: &mut Cx<'_>) {
-        let Stage::Open { cursor, more } = &mut self.stage else { return };
+        let Stage::Open(Open { cursor, more }) = &mut self.stage else { return };
         if more.is_none() {
             return;
         }
@@ -157,16 +191,16 @@ impl CatchingUp {
     pub(super) fn missing(&self, sources: &Sources<'_>) -> Option<ReadFrom> {
         let handed = sources.handed;
         match &self.stage {
-            Stage::Opening(_, Since::Position(since)) => Some(ReadFrom::After(since.clone())),
-            Stage::Opening(_, Since::Last(count)) => Some(ReadFrom::Last(*count)),
+            Stage::Opening(_, Since::Position(since), _) => Some(ReadFrom::After(since.clone())),
+            Stage::Opening(_, Since::Last(count), _) => Some(ReadFrom::Last(*count)),
             // Ahead of us, or as far as the store: we will come there.
-            Stage::Open { cursor, more: Some(_) } if cursor.epoch == handed.epoch && cursor.seq >= handed.seq => None,
-            Stage::Open { cursor, more: Some(_) } if Some(cursor) == sources.store => None,
-            Stage::Open { cursor, more: Some(_) } => {
+            Stage::Open(Open { cursor, more: Some(_) }) if cursor.epoch == handed.epoch && cursor.seq >= handed.seq => None,
+            Stage::Open(Open { cursor, more: Some(_) }) if Some(cursor) == sources.store => None,
+            Stage::Open(Open { cursor, more: Some(_) }) => {
                 let served = sources.after(cursor).is_some_and(|frames| frames.len() > 0);
                 (!served).then(|| ReadFrom::After(cursor.clone()))
             }
-            Stage::Open { .. } | Stage::Live | Stage::Gone => None,
+            Stage::Open(_) | Stage::Live | Stage::Gone => None,
         }
     }
 }
