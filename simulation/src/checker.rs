@@ -146,7 +146,16 @@ impl Checker {
         }
     }
 
-    /// In the end every member stands where the store does.
+    /// Whether every member stands where the store does.
+    pub(crate) fn is_done(&self) -> bool {
+        let truth = self.world.truth();
+        self.rooms.iter().filter(|(_, seen)| seen.member).all(|(room, seen)| {
+            let standing = truth.store.standing(room);
+            seen.position == Some(standing.map(|standing| standing.position).unwrap_or_default())
+        })
+    }
+
+    /// In the end it does.
     pub(crate) fn finish(&self) {
         let truth = self.world.truth();
         for (room, seen) in self.rooms.iter().filter(|(_, seen)| seen.member) {

@@ -14,6 +14,10 @@ use tokio::{
 
 use crate::{client::Client, faults::Faults, plan::Plan, publisher, world::{World, lock}};
 
+/// How much longer those who are behind in the end may take, as long as they get on.
+const WAIT: Duration = Duration::from_secs(5);
+const MOST_WAITS: usize = 20;
+
 /// How a seed is run.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
@@ -82,6 +86,13 @@ async fn days(world: &std::sync::Arc<World>, faults: &mut Faults) {
     sleep(Duration::from_secs(2)).await;
     world.settle();
     sleep(world.plan.settling()).await;
+    // Some have much to catch up with.
+    for _ in 0..MOST_WAITS {
+        if views.iter().all(|view| lock(view).is_done()) {
+            break;
+        }
+        sleep(WAIT).await;
+    }
     faults.check();
     let mut members = 0;
     for view in &views {

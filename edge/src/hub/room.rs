@@ -52,6 +52,8 @@ pub(super) struct HubRoom {
     leaving: Option<LinkId>,
     /// The link was asked where the room stands, and has not answered yet.
     asked: bool,
+    /// Where we stood then.
+    asked_from: Option<Position>,
     pub(super) listed: Listed,
     pub(super) empty_since: Option<Instant>,
 }
@@ -139,6 +141,7 @@ impl HubRoom {
             link: None,
             leaving: None,
             asked: false,
+            asked_from: None,
             listed: Listed::default(),
             empty_since: None,
         }
@@ -261,6 +264,7 @@ impl HubRoom {
         if let Some(link) = self.link.and_then(|link| placement.get(link)) {
             link.interest.set(self.name.clone(), Wish { wanted: true, position: self.received.clone() });
             self.asked = true;
+            self.asked_from.clone_from(&self.received);
         }
     }
 
@@ -290,8 +294,9 @@ impl HubRoom {
                 self.handed = position.clone();
                 self.received = Some(position);
             }
-            Some(_) if complete => {}
-            Some(before) if before.epoch == position.epoch && before.seq >= position.seq => {}
+            Some(before) if !is_ahead(&position, before) => {}
+            // An answer to what was asked from elsewhere says nothing of what lies between.
+            Some(before) if complete || self.asked_from.as_ref() != Some(before) => self.ask(cx.placement),
             Some(before) => {
                 let reason = if before.epoch == position.epoch { LostReason::History } else { LostReason::Failover };
                 self.lost(position, reason);
@@ -471,6 +476,12 @@ impl HubRoom {
             replay.moved_on();
         }
     }
+}
+
+/// Whether the position is further in our epoch, or in a later one; a store that was wiped has none to name.
+fn is_ahead(position: &Position, of: &Position) -> bool {
+    let (theirs, ours) = (&position.epoch, &of.epoch);
+    if theirs == ours { position.seq > of.seq } else { theirs.is_empty() || theirs.generation() >= ours.generation() }
 }
 
 impl Item {
