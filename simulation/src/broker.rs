@@ -9,7 +9,7 @@ use std::{
 };
 
 use fanout::broker::{
-    Announcement, Broker, Events, Health, NewPublication, Page, PageLimit, Pending, ReadError, ReadFrom, Receipt,
+    Announcement, Broker, Events, Health, Keep, NewPublication, Page, PageLimit, Pending, ReadError, ReadFrom, Receipt,
     StoreError,
 };
 use futures_util::{FutureExt as _, future::BoxFuture};
@@ -23,6 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    plan::Plan,
     record::body_of,
     world::{World, lock, one_in, up_to},
 };
@@ -135,6 +136,19 @@ impl ModelBroker {
         broker.spawn(Arc::clone(&broker).store(queue));
         broker.spawn(Arc::clone(&broker).follow(changed));
         broker.spawn(Arc::clone(&broker).deliver(arriving));
+        broker
+    }
+
+    /// A node's way to a store of its own, on which nothing goes wrong.
+    pub fn alone(
+        keep: Keep,
+        events: Arc<dyn Events>,
+        lifecycle: &Lifecycle,
+        end: CancellationToken,
+    ) -> Arc<dyn Broker> {
+        let world = World::new(Plan { keep, ..Plan::calm() }, false);
+        let broker = Self::start(&world, events, lifecycle, end);
+        lock(&world.brokers)[0] = Some(broker.clone());
         broker
     }
 

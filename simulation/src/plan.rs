@@ -72,6 +72,11 @@ impl Plan {
         Self::of_kind(kind, &mut rng)
     }
 
+    /// A day without trouble.
+    pub fn calm() -> Self {
+        Self::of_kind(Kind::Calm, &mut SmallRng::seed_from_u64(0))
+    }
+
     fn of_kind(kind: Kind, rng: &mut impl Rng) -> Self {
         let pick = |rng: &mut _, from: &[u64]| *from.choose(rng).unwrap_or(&1);
         let bad = matches!(kind, Kind::Links | Kind::Storm);

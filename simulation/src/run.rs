@@ -8,7 +8,7 @@ use std::{
 
 use service::simulation::{Check, Settings};
 use tokio::{
-    runtime::{Builder, RngSeed},
+    runtime::{Builder, RngSeed, Runtime},
     time::sleep,
 };
 
@@ -38,18 +38,27 @@ pub struct Outcome {
     pub hash: u64,
 }
 
+/// Runs something on a clock and with randomness of the simulation's own.
+pub fn alone<T>(seed: u64, future: impl Future<Output = T>) -> T {
+    let _running = service::simulation::begin(Settings { seed, shrink: 1, shake: 0, off: None });
+    runtime(seed).block_on(future)
+}
+
+fn runtime(seed: u64) -> Runtime {
+    Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .rng_seed(RngSeed::from_bytes(&seed.to_le_bytes()))
+        .build()
+        .unwrap_or_else(|error| panic!("make a runtime: {error}"))
+}
+
 /// Runs a seed. The same seed gives the same trace, always.
 pub fn run(seed: u64, options: Options) -> Outcome {
     let plan = Plan::of(seed);
     let Options { trace, off } = options;
     let _running = service::simulation::begin(Settings { seed, shrink: plan.shrink, shake: plan.shake, off });
-    let runtime = Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .rng_seed(RngSeed::from_bytes(&seed.to_le_bytes()))
-        .build()
-        .unwrap_or_else(|error| panic!("make a runtime: {error}"));
-    runtime.block_on(async {
+    runtime(seed).block_on(async {
         let world = World::new(plan, trace);
         world.say(|| format!("{:?}", world.plan));
         let mut faults = Faults::new(&world);

@@ -116,8 +116,20 @@ mod tests {
         assert_eq!((both.start(), both.run.end()), (Position::new("e", 4), Position::new("e", 6)));
         let broken = page(ReadResult { complete: false, ..result("f", 9, Some(("e", 6)), 5..=9) });
         assert_eq!((broken.start(), broken.run.end()), (Position::new("f", 6), Position::new("f", 9)));
+        // All of it is of the epoch before: what the present one has is still to come.
+        let old = page(ReadResult { complete: false, ..result("f", 20, Some(("e", 9)), 5..=9) });
+        assert_eq!((old.start(), old.run.end()), (Position::new("f", 9), Position::new("f", 9)));
         let empty = page(ReadResult { entries: Vec::new(), ..result("e", 9, None, 0..=0) });
         assert_eq!((empty.start(), empty.run.end()), (Position::new("e", 9), Position::new("e", 9)));
+    }
+
+    #[test]
+    fn a_page_knows_what_was_before_it_was_read() {
+        let read = page(result("2-f", 9, Some(("1-e", 6)), 5..=9));
+        assert!(read.has_left(&Epoch::new("1-d")) && !read.has_left(&Epoch::new("1-e")));
+        assert!(!read.has_left(&Epoch::new("3-g")), "a later one");
+        assert!(read.is_older_than(&Position::new("2-f", 10)) && read.is_older_than(&Position::new("3-g", 1)));
+        assert!(!read.is_older_than(&Position::new("2-f", 9)) && !read.is_older_than(&Position::new("1-e", 90)));
     }
 
     #[test]

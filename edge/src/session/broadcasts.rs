@@ -247,4 +247,21 @@ mod tests {
         assert_eq!(receipt(&mut all, 2, lost(), deadline + Duration::from_secs(1)), (vec![("2".into(), None)], None));
         assert_eq!(all.len(), 0);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_repeat_that_is_not_stored_says_nothing_of_the_first_try() {
+        let (now, deadline) = (Instant::now(), Instant::now() + Duration::from_secs(5));
+        let refused = |again| Err(Failure { code: ErrorCode::Unavailable, text: String::new(), again });
+        let code = |all: &mut Broadcasts, op, receipt| {
+            let (answers, _) = all.receipt(op, receipt, now);
+            answers.into_iter().next().map(|(_, receipt)| receipt.unwrap_err().code)
+        };
+        let mut all = Broadcasts::default();
+        push(&mut all, 1, deadline);
+        assert_eq!(code(&mut all, 1, lost()), None);
+        assert_eq!(code(&mut all, 1, refused(false)), Some(ErrorCode::Unknown));
+        push(&mut all, 2, deadline);
+        assert_eq!(code(&mut all, 2, refused(true)), None);
+        assert_eq!(code(&mut all, 2, refused(false)), Some(ErrorCode::Unavailable), "it was never sent");
+    }
 }

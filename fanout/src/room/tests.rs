@@ -42,6 +42,28 @@ fn the_next_is_delivered_and_what_is_older_dropped() {
 }
 
 #[test]
+fn a_first_publication_is_not_taken_back_by_a_read_from_before_it() {
+    let mut room = started(&Position::default());
+    assert_eq!(room.check().as_slice(), [Effect::Read(Position::default())]);
+    assert_eq!(delivered(&room.announced(&at(1, 1), Some(entry(1)))), [1]);
+    assert!(room.page(&page(Position::default(), 0, 0, true)).is_empty());
+    assert_eq!(delivered(&room.announced(&at(1, 2), Some(entry(2)))), [2]);
+}
+
+#[test]
+fn of_the_epoch_before_what_follows_on_is_delivered_however_old_the_read() {
+    let mut room = started(&at(1, 4));
+    assert_eq!(room.check().as_slice(), [Effect::Read(at(1, 4))]);
+    assert_eq!(delivered(&room.announced(&at(1, 5), Some(entry(5)))), [5]);
+    assert_eq!(delivered(&room.announced(&at(1, 6), Some(entry(6)))), [6]);
+    // The history has lost 5 meanwhile, and the numbering is another since 8.
+    let answer = Page { prev: Some(at(1, 8)), ..page(at(2, 9), 6, 4, false) };
+    let effects = room.page(&answer);
+    assert_eq!(delivered(&effects), [7, 8, 9]);
+    assert!(effects.contains(&Effect::Lost(at(2, 8), LostReason::Failover)), "{effects:?}");
+}
+
+#[test]
 fn a_gap_is_read_once_and_what_came_meanwhile_follows() {
     let mut room = started(&at(1, 4));
     assert_eq!(room.announced(&at(1, 7), Some(entry(7))).as_slice(), [Effect::Read(at(1, 4))]);

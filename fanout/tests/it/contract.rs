@@ -1,4 +1,4 @@
-//! The contract of a broker, on both.
+//! The contract of a broker. Where it is to be kept is for `contract!` to say, which each suite has its own of.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -8,30 +8,8 @@ use proto::Position;
 
 use crate::{
     subject::{Event, PAGE, Subject, after, keep, name, publication},
-    support::{eventually, soon},
+    patience::{eventually, soon},
 };
-
-/// Runs each case on the memory broker and on a real Redis.
-macro_rules! contract {
-    ($($case:ident($keep:expr);)*) => {
-        mod on_memory {
-            $(#[tokio::test]
-            async fn $case() {
-                let subject = super::Subject::memory($keep);
-                super::$case(&subject).await;
-                subject.finish().await;
-            })*
-        }
-        mod on_redis {
-            $(#[tokio::test]
-            async fn $case() {
-                let subject = super::Subject::redis($keep).await;
-                super::$case(&subject).await;
-                subject.finish().await;
-            })*
-        }
-    };
-}
 
 contract! {
     each_room_is_numbered_from_one(crate::subject::keep());

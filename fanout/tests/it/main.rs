@@ -2,13 +2,39 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use redis_server::RedisServer as Server;
+
+/// Runs each case on the memory broker and on a real Redis.
+macro_rules! contract {
+    ($($case:ident($keep:expr);)*) => {
+        mod on_memory {
+            $(#[tokio::test]
+            async fn $case() {
+                let subject = crate::subject::Subject::memory($keep);
+                super::$case(&subject).await;
+                subject.finish().await;
+            })*
+        }
+        mod on_redis {
+            $(#[tokio::test]
+            async fn $case() {
+                let subject = crate::subject::Subject::redis($keep).await;
+                super::$case(&subject).await;
+                subject.finish().await;
+            })*
+        }
+    };
+}
+
 mod api;
+mod brokers;
 mod contract;
 mod drain;
 mod hearing;
 mod history;
 mod link;
 mod memory;
+mod patience;
 mod process;
 mod proxy;
 mod publish_api;

@@ -8,7 +8,8 @@ use service::Lifecycle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    subject::{Event, Recorder, Subject, after, keep, name, publication, redis},
+    brokers::redis,
+    subject::{Event, Recorder, Subject, after, keep, name, publication},
     support::{PATIENCE, eventually, finish, soon},
 };
 

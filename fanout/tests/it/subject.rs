@@ -9,17 +9,15 @@ use std::{
 use bytes::Bytes;
 use fanout::broker::{
     Announcement, Broker, Events, Keep, NewPublication, Page, PageLimit, ReadFrom, Receipt,
-    memory::Memory,
-    redis::{Redis, RedisSettings},
 };
 use proto::{Key, Position, Room};
-use service::{Clock, Lifecycle};
+use service::Lifecycle;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    redis_server::RedisServer,
-    support::{PATIENCE, eventually, finish, soon},
+    Server,
+    patience::{PATIENCE, finish, soon},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,9 +85,9 @@ impl Events for Recorder {
 pub(crate) struct Subject {
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) events: Arc<Recorder>,
-    pub(crate) server: Option<RedisServer>,
-    lifecycle: Lifecycle,
-    end: CancellationToken,
+    pub(crate) server: Option<Server>,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) end: CancellationToken,
 }
 
 pub(crate) fn keep() -> Keep {
@@ -99,26 +97,6 @@ pub(crate) fn keep() -> Keep {
 pub(crate) const PAGE: PageLimit = PageLimit { items: 1000, bytes: 1 << 20 };
 
 impl Subject {
-    pub(crate) fn memory(keep: Keep) -> Self {
-        let (events, lifecycle, end) = (Arc::<Recorder>::default(), Lifecycle::new(), CancellationToken::new());
-        let broker = Memory::new(keep, Clock::system(), Arc::clone(&events) as Arc<dyn Events>);
-        broker.spawn_sweep(&lifecycle, end.clone());
-        Self { broker: Arc::new(broker), events, server: None, lifecycle, end }
-    }
-
-    pub(crate) async fn redis(keep: Keep) -> Self {
-        let server = RedisServer::start().await;
-        let (events, lifecycle, end) = (Arc::<Recorder>::default(), Lifecycle::new(), CancellationToken::new());
-        let broker = redis(&server, keep, Arc::clone(&events) as Arc<dyn Events>, &lifecycle, &end);
-        let subject = Self { broker, events, server: Some(server), lifecycle, end };
-        subject.ready().await;
-        subject
-    }
-
-    pub(crate) async fn ready(&self) {
-        eventually("the broker", async || self.broker.health().ready).await;
-    }
-
     pub(crate) async fn finish(self) {
         self.end.cancel();
         finish(&self.lifecycle).await;
@@ -146,23 +124,6 @@ impl Subject {
         self.broker.subscribe(&name(room));
         self.events.until(Event::Subscribed(name(room))).await;
     }
-
-    pub(crate) fn server(&self) -> &RedisServer {
-        self.server.as_ref().unwrap()
-    }
-}
-
-/// A broker on the server; another node's, if there is one already.
-pub(crate) fn redis(
-    server: &RedisServer,
-    keep: Keep,
-    events: Arc<dyn Events>,
-    lifecycle: &Lifecycle,
-    end: &CancellationToken,
-) -> Arc<dyn Broker> {
-    let address = server.address().parse().unwrap();
-    let settings = RedisSettings { address, username: None, password: None, prefix: "rt".to_owned() };
-    Arc::new(Redis::start(settings, keep, events, lifecycle, end))
 }
 
 pub(crate) fn name(room: &str) -> Room {

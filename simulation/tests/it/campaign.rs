@@ -23,11 +23,20 @@ pub(crate) struct Campaign {
     pub(crate) failures: BTreeMap<u64, String>,
 }
 
+impl Campaign {
+    /// Says how to see what went wrong.
+    pub(crate) fn assert_well(&self) {
+        let told = self.failures.iter().map(|(seed, failure)| format!("{failure}\n  make simulate SEED={seed}\n"));
+        assert!(self.failures.is_empty(), "{} seeds; failed:\n{}", self.seeds, told.collect::<String>());
+    }
+}
+
 /// Runs seeds from `first` on until there are so many, or the time is up, or so many have failed.
 #[expect(clippy::disallowed_methods, reason = "real time, to keep within it")]
 pub(crate) fn run(first: u64, most: u64, limit: Duration, failures: usize, off: Option<Check>) -> Campaign {
     let (next, all) = (AtomicU64::new(first), Mutex::new(Campaign::default()));
     let end = Instant::now() + limit;
+    let last = first.saturating_add(most);
     let threads = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         for _ in 0..threads {
@@ -35,7 +44,7 @@ pub(crate) fn run(first: u64, most: u64, limit: Duration, failures: usize, off: 
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     let enough = all.lock().unwrap().failures.len() >= failures;
-                    if seed >= first + most || Instant::now() >= end || enough {
+                    if seed >= last || Instant::now() >= end || enough {
                         return;
                     }
                     let outcome = run_caught(seed, Options { off, trace: false });

@@ -11,7 +11,7 @@ use crate::{interest::ReadFrom, protocol::Since};
 const KEPT: u64 = 12;
 
 impl Harness {
-    fn join_since(&mut self, room: &str, member: &Arc<Outbox>, since: Since) -> oneshot::Receiver<JoinOutcome> {
+    pub(super) fn join_since(&mut self, room: &str, member: &Arc<Outbox>, since: Since) -> oneshot::Receiver<JoinOutcome> {
         let (done, outcome) = oneshot::channel();
         let deadline = self.now + LINGER;
         let member = member.clone();
@@ -21,19 +21,19 @@ impl Harness {
         outcome
     }
 
-    fn more(&mut self, room: &str, member: &Arc<Outbox>) -> oneshot::Receiver<Progress> {
+    pub(super) fn more(&mut self, room: &str, member: &Arc<Outbox>) -> oneshot::Receiver<Progress> {
         let (done, progress) = oneshot::channel();
         self.rooms.more(room, member, done);
         progress
     }
 
-    fn answer(&mut self, result: wire::ReadResult) {
+    pub(super) fn answer(&mut self, result: wire::ReadResult) {
         self.rooms.page(LINK, result, self.now);
         self.walk_all();
     }
 
     /// What is to be read, as a link would send it.
-    fn reads(&self) -> Vec<(Room, (u64, ReadFrom))> {
+    pub(super) fn reads(&self) -> Vec<(Room, (u64, ReadFrom))> {
         let mut reads = Vec::new();
         let _ = self.reads.poll_drain(&Context::from_waker(Waker::noop()), usize::MAX, &mut reads);
         reads
@@ -41,7 +41,7 @@ impl Harness {
 }
 
 /// The answer of a store that stands at `seq` and keeps what follows `kept_from`.
-fn page(room: &str, (id, from): &(u64, ReadFrom), seq: u64, kept_from: u64) -> wire::ReadResult {
+pub(super) fn page(room: &str, (id, from): &(u64, ReadFrom), seq: u64, kept_from: u64) -> wire::ReadResult {
     let (after, complete) = match from {
         ReadFrom::After(position) if position.epoch.as_str() == "e" || position.seq == 0 => {
             let known = position.seq >= kept_from && position.seq <= seq;
@@ -63,7 +63,7 @@ fn page(room: &str, (id, from): &(u64, ReadFrom), seq: u64, kept_from: u64) -> w
     }
 }
 
-fn since(seq: u64) -> Since {
+pub(super) fn since(seq: u64) -> Since {
     Since::Position(Position::new("e", seq))
 }
 

@@ -1,0 +1,56 @@
+//! The two brokers that ship, as subjects.
+
+use std::sync::Arc;
+
+use fanout::broker::{
+    Broker, Events, Keep,
+    memory::Memory,
+    redis::{Redis, RedisSettings},
+};
+use service::{Clock, Lifecycle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    patience::eventually,
+    redis_server::RedisServer,
+    subject::{Recorder, Subject},
+};
+
+impl Subject {
+    pub(crate) fn memory(keep: Keep) -> Self {
+        let (events, lifecycle, end) = (Arc::<Recorder>::default(), Lifecycle::new(), CancellationToken::new());
+        let broker = Memory::new(keep, Clock::system(), Arc::clone(&events) as Arc<dyn Events>);
+        broker.spawn_sweep(&lifecycle, end.clone());
+        Self { broker: Arc::new(broker), events, server: None, lifecycle, end }
+    }
+
+    pub(crate) async fn redis(keep: Keep) -> Self {
+        let server = RedisServer::start().await;
+        let (events, lifecycle, end) = (Arc::<Recorder>::default(), Lifecycle::new(), CancellationToken::new());
+        let broker = redis(&server, keep, Arc::clone(&events) as Arc<dyn Events>, &lifecycle, &end);
+        let subject = Self { broker, events, server: Some(server), lifecycle, end };
+        subject.ready().await;
+        subject
+    }
+
+    pub(crate) async fn ready(&self) {
+        eventually("the broker", async || self.broker.health().ready).await;
+    }
+
+    pub(crate) fn server(&self) -> &RedisServer {
+        self.server.as_ref().unwrap()
+    }
+}
+
+/// A broker on the server; another node's, if there is one already.
+pub(crate) fn redis(
+    server: &RedisServer,
+    keep: Keep,
+    events: Arc<dyn Events>,
+    lifecycle: &Lifecycle,
+    end: &CancellationToken,
+) -> Arc<dyn Broker> {
+    let address = server.address().parse().unwrap();
+    let settings = RedisSettings { address, username: None, password: None, prefix: "rt".to_owned() };
+    Arc::new(Redis::start(settings, keep, events, lifecycle, end))
+}
