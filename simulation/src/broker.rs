@@ -237,7 +237,7 @@ impl ModelBroker {
             world.count("announcement: dropped");
             return;
         }
-        state.arrives = state.arrives.max(now + self.latency() / 2);
+        state.arrives = state.arrives.max(now + up_to(self.world.plan.hear_latency));
         let (mut at, connection) = (state.arrives, state.connection);
         drop(state);
         if faulty(2) {

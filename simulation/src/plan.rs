@@ -46,14 +46,17 @@ pub struct Plan {
     pub errors: u32,
     /// A receipt is an announcement for the node that got it.
     pub say_receipts: bool,
-    /// Longest way to the store, and over a link.
+    /// Longest way to the store, from it to its subscribers, and over a link.
     pub store_latency: Duration,
+    pub hear_latency: Duration,
     pub link_latency: Duration,
     pub tail_bytes: usize,
     pub send_queue: usize,
     pub sweep: Duration,
     pub linger: Duration,
     pub publish_timeout: Duration,
+    /// Something is published once all is well again.
+    pub last_words: bool,
 }
 
 fn ms(ms: u64) -> Duration {
@@ -82,7 +85,7 @@ impl Plan {
         let bad = matches!(kind, Kind::Links | Kind::Storm);
         let history_size = match kind {
             Kind::Calm => 1000,
-            Kind::Planned => 100,
+            Kind::Planned => 30,
             _ => pick(rng, &[4, 10, 30, 200, 1000]),
         };
         let keep = Keep {
@@ -90,15 +93,21 @@ impl Plan {
             history_ttl: if bad && rng.random_ratio(1, 10) { ms(1500) } else { Duration::from_mins(5) },
             dedup_window: Duration::from_mins(5),
         };
+        let store_latency = match kind {
+            Kind::Planned => ms(600),
+            _ => ms(pick(rng, &[1, 5, 5, 100])),
+        };
+        // Without faults that nobody is told of there is no need of it.
+        let sweeps = kind == Kind::Planned || kind == Kind::Calm || !rng.random_ratio(1, 4);
         Self {
             kind,
             edges: if kind == Kind::Planned { rng.random_range(1..=2) } else { rng.random_range(1..=3) },
             nodes: if kind == Kind::Planned { rng.random_range(2..=3) } else { rng.random_range(1..=3) },
             rooms: if kind == Kind::Planned { 1 } else { rng.random_range(1..=4) },
             clients: rng.random_range(2..=6),
-            publishers: if kind == Kind::Planned { 3 } else { rng.random_range(1..=3) },
+            publishers: if kind == Kind::Planned { 12 } else { rng.random_range(1..=3) },
             shards: rng.random_range(1..=2),
-            shrink: if bad { pick(rng, &[1, 16, 64, 256, 256]) as usize } else { 1 },
+            shrink: if bad { pick(rng, &[1, 16, 64, 256, 1024]) as usize } else { 1 },
             shake: if bad { pick(rng, &[0, 8, 30]) as u32 } else { 0 },
             keep,
             pace: match kind {
@@ -108,24 +117,23 @@ impl Plan {
             body: pick(rng, &[4, 40, 40, 600]) as usize,
             trouble: ms(rng.random_range(4_000..12_000)),
             fault_every: ms(if kind == Kind::Planned { 2500 } else { pick(rng, &[300, 1000, 3000]) }),
-            announcements: if bad { pick(rng, &[0, 5, 30]) as u32 } else { 0 },
+            announcements: if bad && sweeps { pick(rng, &[0, 5, 30]) as u32 } else { 0 },
             errors: if bad { pick(rng, &[0, 10, 60]) as u32 } else { 0 },
-            say_receipts: !bad || rng.random(),
-            store_latency: match kind {
-                Kind::Planned => ms(600),
-                _ => ms(pick(rng, &[1, 5, 5, 100])),
-            },
+            say_receipts: kind != Kind::Planned && rng.random(),
+            store_latency,
+            hear_latency: if kind == Kind::Planned { ms(50) } else { store_latency / 2 },
             link_latency: ms(if bad { pick(rng, &[1, 5, 100]) } else { 5 }),
             tail_bytes: pick(rng, &[0, 2_000, 1 << 20]) as usize,
             send_queue: if bad { pick(rng, &[8, 32, 256]) as usize } else { 256 },
-            sweep: ms(rng.random_range(1_000..4_000)),
+            sweep: if sweeps { ms(rng.random_range(1_000..4_000)) } else { Duration::from_mins(10) },
             linger: ms(pick(rng, &[100, 1_000, 5_000])),
+            last_words: rng.random(),
             publish_timeout: ms(pick(rng, &[1_500, 5_000])),
         }
     }
 
     /// How long everything may take to be well again: backoffs, settling, a sweep of every room, and then some.
     pub fn settling(&self) -> Duration {
-        Duration::from_secs(20) + self.sweep * 3
+        Duration::from_secs(20) + self.sweep.min(Duration::from_secs(4)) * 3
     }
 }

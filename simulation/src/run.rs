@@ -91,8 +91,10 @@ async fn days(world: &std::sync::Arc<World>, faults: &mut Faults) {
     }
     faults.run().await;
     faults.heal();
-    // Some more publications meet a world that is well again.
-    sleep(Duration::from_secs(2)).await;
+    if world.plan.last_words {
+        // Some more publications meet a world that is well again.
+        sleep(Duration::from_secs(2)).await;
+    }
     world.settle();
     sleep(world.plan.settling()).await;
     // Some have much to catch up with.

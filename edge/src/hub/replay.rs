@@ -61,15 +61,6 @@ pub(super) struct Replay {
     prev: Option<Position>,
 }
 
-/// Whether a read for both is to begin there.
-fn is_lower(one: &Position, other: &Position) -> bool {
-    #[cfg(simulation)]
-    if service::simulation::is_off(service::simulation::Check::LowestCursor) {
-        return one.seq > other.seq;
-    }
-    one.seq < other.seq
-}
-
 /// Members served from a page as soon as it comes; others have to hope that it stays.
 const SERVED_AT_ONCE: usize = 64;
 
@@ -289,7 +280,7 @@ impl HubRoom {
                 for from in all {
                     if let ReadFrom::After(other) = from
                         && other.epoch == lowest.epoch
-                        && is_lower(&other, &lowest)
+                        && other.seq < lowest.seq
                     {
                         lowest = other;
                     }
