@@ -159,7 +159,8 @@ impl Replay {
         self.page = Some(page);
     }
 
-    fn look_at_all(&mut self) {
+    /// Something came that may serve whoever waits.
+    pub(super) fn look_at_all(&mut self) {
         self.todo.clear();
         let waits = |catching_up: &CatchingUp| !matches!(catching_up.stage, Stage::Open(Open { more: None, .. }));
         let waiting = self.members.iter().rev().filter(|(_, catching_up)| waits(catching_up));

@@ -256,6 +256,10 @@ impl HubRoom {
                 self.abandon(placement, leaving);
             }
         }
+        // There may have been none to read over for a while.
+        if let Some(replay) = &mut self.replay {
+            replay.look_at_all();
+        }
         self.ask(placement);
     }
 

@@ -136,3 +136,18 @@ fn who_stands_in_the_present_epoch_gets_what_the_one_before_left_under_it() {
     assert_eq!(progress.try_recv(), Ok(Progress::Live));
     assert_eq!(received(&back), ["joined 6", "7", "8", "9"]);
 }
+
+#[test]
+fn who_catches_up_while_there_is_no_link_goes_on_over_the_next() {
+    let mut h = Harness::new();
+    h.member("r", "e", 9);
+    let back = test_support::outbox();
+    let mut outcome = h.join_since("r", &back, since(4));
+    assert_eq!(h.reads().len(), 1);
+    h.place(Arc::new(Placement::new(Vec::new(), false)));
+    assert!(h.reads().is_empty());
+    h.place(h.placement(LinkId(2)));
+    let [(_, from)] = &h.reads()[..] else { panic!() };
+    h.rooms.page(LinkId(2), page("r", from, 9, 0), h.now);
+    assert_eq!(outcome.try_recv(), Ok(JoinOutcome::CatchingUp));
+}
