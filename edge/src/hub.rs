@@ -201,7 +201,8 @@ impl Hub {
             wire::LostReason::Failover | wire::LostReason::Unspecified => LostReason::Failover,
         };
         let position = Position::from(lost.position.unwrap_or_default());
-        self.hand_over(&lost.room.clone(), Command::Lost { from, room: lost.room, position, reason });
+        let after = lost.after.map(Position::from);
+        self.hand_over(&lost.room.clone(), Command::Lost { from, room: lost.room, position, reason, after });
     }
 
     /// The rooms with most members, at most `limit`, most members first.

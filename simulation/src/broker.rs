@@ -293,7 +293,7 @@ impl ModelBroker {
                 }
             };
             let Some(change) = change else { return };
-            sleep(self.latency() / 4).await;
+            sleep(self.world.plan.subscribe_latency + self.latency() / 4).await;
             let mut state = lock(&self.state);
             match change {
                 // While there is no connection it waits for the next.

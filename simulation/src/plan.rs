@@ -49,6 +49,8 @@ pub struct Plan {
     /// Longest way to the store, from it to its subscribers, and over a link.
     pub store_latency: Duration,
     pub hear_latency: Duration,
+    /// How long it takes until the store announces a room, at least.
+    pub subscribe_latency: Duration,
     pub link_latency: Duration,
     pub tail_bytes: usize,
     pub send_queue: usize,
@@ -85,7 +87,7 @@ impl Plan {
         let bad = matches!(kind, Kind::Links | Kind::Storm);
         let history_size = match kind {
             Kind::Calm => 1000,
-            Kind::Planned => 30,
+            Kind::Planned => 45,
             _ => pick(rng, &[4, 10, 30, 200, 1000]),
         };
         let keep = Keep {
@@ -121,6 +123,8 @@ impl Plan {
             errors: if bad { pick(rng, &[0, 10, 60]) as u32 } else { 0 },
             say_receipts: kind != Kind::Planned && rng.random(),
             store_latency,
+            // Slow enough for more to be published meanwhile than histories hold.
+            subscribe_latency: if kind == Kind::Planned { ms(1500) } else { Duration::ZERO },
             hear_latency: if kind == Kind::Planned { ms(50) } else { store_latency / 2 },
             link_latency: ms(if bad { pick(rng, &[1, 5, 100]) } else { 5 }),
             tail_bytes: pick(rng, &[0, 2_000, 1 << 20]) as usize,

@@ -309,15 +309,25 @@ impl HubRoom {
     }
 
     /// A link says that continuity is broken. Only the one that serves the room knows; of another, it is of the past.
-    pub(super) fn lost_by(&mut self, from: LinkId, position: Position, reason: LostReason) {
-        if self.asked || self.dropped {
-            // What came before it was dropped here. It is asked for again, and what is lost is said again.
-            return;
-        }
-        let left = self.received.as_ref().is_some_and(|at| at.epoch.generation() > position.epoch.generation());
+    /// `after`: where that link's delivery stood before.
+    pub(super) fn lost_by(
+        &mut self,
+        from: LinkId,
+        position: Position,
+        reason: LostReason,
+        after: Option<&Position>,
+        placement: &Placement,
+    ) {
+        let Some(received) = self.received.as_ref().filter(|_| self.link == Some(from)) else { return };
+        let waits = self.asked || self.dropped;
+        // What came before it was dropped here. It is asked for again, and what is lost is said again.
+        let missing = after.map_or(waits, |after| is_ahead(after, received));
         // A store that was wiped has no epoch to name.
-        if self.link == Some(from) && (!left || position.epoch.is_empty()) {
+        let left = received.epoch.generation() > position.epoch.generation() && !position.epoch.is_empty();
+        if !missing && !left {
             self.lost(position, reason);
+        } else if missing && !waits {
+            self.ask(placement);
         }
     }
 

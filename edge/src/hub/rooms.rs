@@ -153,8 +153,15 @@ impl Rooms {
         self.with(room, |state, cx| state.state(from, position, complete, cx));
     }
 
-    pub(super) fn lost(&mut self, from: LinkId, room: &str, position: Position, reason: LostReason) {
-        self.with(room, |state, _| state.lost_by(from, position, reason));
+    pub(super) fn lost(
+        &mut self,
+        from: LinkId,
+        room: &str,
+        position: Position,
+        reason: LostReason,
+        after: Option<&Position>,
+    ) {
+        self.with(room, |state, cx| state.lost_by(from, position, reason, after, cx.placement));
     }
 
     pub(super) fn publications(&mut self, room: &str, epoch: &str, first_seq: u64, entries: &[Bytes]) -> Taken {

@@ -65,6 +65,7 @@ pub(super) enum Command {
         room: String,
         position: Position,
         reason: LostReason,
+        after: Option<Position>,
     },
     More {
         room: Room,
@@ -196,10 +197,10 @@ impl Shard {
                 self.metrics.gaps.inc_by(taken.gap.into());
                 self.metrics.room_full.inc_by(taken.full.into());
             }
-            Command::Lost { from, room, position, reason } => {
+            Command::Lost { from, room, position, reason, after } => {
                 // What comes before it may not have found place here: then it says too much.
                 self.ask_for_missed();
-                self.rooms.lost(from, &room, position, reason);
+                self.rooms.lost(from, &room, position, reason, after.as_ref());
             }
             Command::More { room, member, done } => self.rooms.more(&room, &member, done),
             Command::Page { from, result, bytes } => {

@@ -231,13 +231,13 @@ fn a_room_that_was_never_published_to_learns_its_epoch() {
 fn another_epoch_is_not_delivered_until_the_loss_is_told() {
     let mut h = Harness::new();
     let member = h.member("r", "e", 3);
-    h.rooms.lost(LinkId(9), "r", Position::new("f", 8), LostReason::Failover);
+    h.rooms.lost(LinkId(9), "r", Position::new("f", 8), LostReason::Failover, None);
     assert!(h.publish("r", "f", 4..=4).gap);
-    h.rooms.lost(LINK, "r", Position::new("f", 9), LostReason::Failover);
+    h.rooms.lost(LINK, "r", Position::new("f", 9), LostReason::Failover, None);
     assert_eq!(h.publish("r", "e", 4..=4).fresh, 1, "what was asked for again is answered first");
     h.state("r", "e", 3);
-    h.rooms.lost(LINK, "r", Position::new("f", 3), LostReason::Failover);
-    h.rooms.lost(LINK, "r", Position::new("f", 3), LostReason::Failover);
+    h.rooms.lost(LINK, "r", Position::new("f", 3), LostReason::Failover, None);
+    h.rooms.lost(LINK, "r", Position::new("f", 3), LostReason::Failover, None);
     h.publish("r", "f", 4..=4);
     h.walk_all();
     assert_eq!(received(&member), ["joined 3", "4", "lost 3", "4"], "another link's word is of the past");

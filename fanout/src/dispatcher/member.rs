@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use proto::{Position, Room, wire};
+use proto::{Epoch, Position, Room, wire};
 
 use crate::{
     attachments::Attachment,
@@ -14,8 +14,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) attachment: Arc<Attachment>,
-    /// `seq` of the last publication handed over, in the room's epoch; for a live one.
-    pub(super) cursor: u64,
+    /// Where the last publication handed over is; for a live one.
+    pub(super) cursor: Position,
     pub(super) mode: Mode,
 }
 
@@ -46,7 +46,7 @@ impl Mode {
 
 impl Member {
     pub(super) fn joining(attachment: Arc<Attachment>, position: Option<Position>) -> Self {
-        Self { attachment, cursor: 0, mode: Mode::Joining(position.map(Box::new)) }
+        Self { attachment, cursor: Position::default(), mode: Mode::Joining(position.map(Box::new)) }
     }
 }
 
@@ -65,7 +65,7 @@ impl Member {
                 true
             }
             _ => {
-                self.cursor = at.seq;
+                self.cursor = at.clone();
                 self.attachment.control(state(room, at.clone(), true));
                 false
             }
@@ -74,31 +74,38 @@ impl Member {
 
     /// Hands the run to a live member; true if it fell behind by that.
     pub(super) fn deliver(&mut self, room: &Room, run: &Run, shard: usize) -> bool {
-        if !matches!(self.mode, Mode::Live) || self.cursor >= run.last_seq() {
+        if !matches!(self.mode, Mode::Live) || self.cursor.seq >= run.last_seq() {
             return false;
         }
-        let part = if self.cursor < run.first_seq { Some(run.clone()) } else { run.after(self.cursor) };
+        let part = if self.cursor.seq < run.first_seq { Some(run.clone()) } else { run.after(self.cursor.seq) };
         let Some(part) = part else { return false };
         let (first, last) = (part.first_seq, part.last_seq());
         if self.attachment.queue.push_run(room, part, shard) {
-            self.cursor = last;
+            self.moved(&run.epoch, last);
             return false;
         }
         #[cfg(simulation)]
         if service::simulation::is_off(service::simulation::Check::Behind) {
-            self.cursor = last;
+            self.moved(&run.epoch, last);
             return false;
         }
         self.mode = Mode::behind(Position { epoch: run.epoch.clone(), seq: first - 1 }, false);
         true
     }
 
+    fn moved(&mut self, epoch: &Epoch, seq: u64) {
+        if self.cursor.epoch != *epoch {
+            self.cursor.epoch = epoch.clone();
+        }
+        self.cursor.seq = seq;
+    }
+
     /// Tells a live member of a loss. One behind finds out by itself.
     pub(super) fn lost(&mut self, room: &Room, position: &Position, reason: LostReason) {
-        let passed = reason == LostReason::History && self.cursor >= position.seq;
+        let passed = reason == LostReason::History && self.cursor.seq >= position.seq;
         if matches!(self.mode, Mode::Live) && !passed {
-            self.cursor = position.seq;
-            self.attachment.control(lost(room, position.clone(), reason));
+            let after = std::mem::replace(&mut self.cursor, position.clone());
+            self.attachment.control(lost(room, after, position.clone(), reason));
         }
     }
 
@@ -144,7 +151,7 @@ impl Member {
         if behind.hand_over(&self.attachment, room, effects, shard) {
             behind.position = cursor.position;
             if behind.position.epoch == at.epoch && behind.position.seq >= at.seq {
-                self.cursor = behind.position.seq;
+                self.cursor = behind.position.clone();
                 self.mode = Mode::Live;
             }
         }
@@ -165,8 +172,8 @@ impl Behind {
                     self.position = end;
                 }
                 Effect::Lost(to, reason) => {
-                    self.position = to.clone();
-                    attachment.control(lost(room, to, reason));
+                    let after = std::mem::replace(&mut self.position, to.clone());
+                    attachment.control(lost(room, after, to, reason));
                 }
                 Effect::Read(_) | Effect::AskLater | Effect::HeldTooMuch => {}
             }
@@ -180,11 +187,12 @@ fn state(room: &Room, position: Position, complete: bool) -> wire::fanout_messag
     wire::fanout_message::Kind::State(wire::State { room: room.as_str().to_owned(), position, complete })
 }
 
-fn lost(room: &Room, position: Position, reason: LostReason) -> wire::fanout_message::Kind {
+fn lost(room: &Room, after: Position, position: Position, reason: LostReason) -> wire::fanout_message::Kind {
     let reason = match reason {
         LostReason::History => wire::LostReason::History,
         LostReason::Failover => wire::LostReason::Failover,
     };
-    let (room, position, reason) = (room.as_str().to_owned(), Some(position.into()), reason.into());
-    wire::fanout_message::Kind::Lost(wire::Lost { room, position, reason })
+    let (position, after) = (Some(position.into()), Some(after.into()));
+    let (room, reason) = (room.as_str().to_owned(), reason.into());
+    wire::fanout_message::Kind::Lost(wire::Lost { room, position, reason, after })
 }

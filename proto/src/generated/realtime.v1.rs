@@ -969,6 +969,9 @@ pub struct Lost {
     pub position: ::core::option::Option<Position>,
     #[prost(enumeration = "LostReason", tag = "3")]
     pub reason: i32,
+    /// Where delivery stood before. An edge that is not there yet misses something that is not lost, and asks again.
+    #[prost(message, optional, tag = "4")]
+    pub after: ::core::option::Option<Position>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReadResult {

@@ -77,7 +77,6 @@ const MUST_HAPPEN: &[&str] = &[
     "publisher: unknown",
     "store: a read failed",
     "store: publishers held back",
-    "store: queue full",
     "store: refused before the write",
     "store: unknown, and not stored",
     "store: unknown, but stored",

@@ -151,3 +151,20 @@ fn who_catches_up_while_there_is_no_link_goes_on_over_the_next() {
     h.rooms.page(LinkId(2), page("r", from, 9, 0), h.now);
     assert_eq!(outcome.try_recv(), Ok(JoinOutcome::CatchingUp));
 }
+
+#[test]
+fn a_loss_is_believed_only_from_where_it_begins() {
+    let mut h = Harness::new();
+    let member = h.member("r", "1-e", 3);
+    let lost = |h: &mut Harness, after| {
+        let after = Position::new("1-e", after);
+        h.rooms.lost(LINK, "r", Position::new("2-f", 5), LostReason::Failover, Some(&after));
+    };
+    lost(&mut h, 5);
+    assert_eq!(h.wishes()[0].1.position, Some(Position::new("1-e", 3)), "4 and 5 were dropped on the way");
+    h.publish("r", "1-e", 4..=5);
+    lost(&mut h, 5);
+    h.publish("r", "2-f", 6..=6);
+    h.walk_all();
+    assert_eq!(received(&member), ["joined 3", "4", "5", "lost 5", "6"]);
+}
