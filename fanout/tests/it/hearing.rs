@@ -102,9 +102,12 @@ async fn a_deaf_subscriber_is_rebuilt_and_nothing_is_missed() {
     pair.say(20).await;
     // Meanwhile the edge is told how old the last pulse is.
     let mut oldest = 0;
-    while metric(&pair.hears, &losses("deaf")).await == 0 {
-        oldest = oldest.max(pair.edge.heard_beat().await.heard_ms_ago);
-    }
+    soon("that it is found deaf", async {
+        while metric(&pair.hears, &losses("deaf")).await == 0 {
+            oldest = oldest.max(pair.edge.heard_beat().await.heard_ms_ago);
+        }
+    })
+    .await;
     assert!((3000..9000).contains(&oldest), "{oldest}");
     pair.hear(20).await;
     let age = async |edge: &mut Edge| edge.heard_beat().await.heard_ms_ago;

@@ -1,4 +1,4 @@
-//! Between a node and its Redis: passes all on, until it is told to do worse to the subscriber's connection.
+//! Between a node and its Redis: passes all on, until it is told to do worse.
 
 use std::{
     net::SocketAddr,
@@ -17,12 +17,16 @@ use tokio::{
     },
 };
 
-/// What becomes of what the server sends to a subscriber.
+/// What becomes of what the server sends, to a subscriber or to all.
 const PASS: u8 = 0;
-/// Answers pass, what is announced does not.
+/// Answers to pings pass, what is announced does not.
 const MUTE: u8 = 1;
+const PONG: &[u8] = b"+PONG\r\n";
 /// Nothing passes any more, either way.
 const BLACK_HOLE: u8 = 2;
+/// What the server sends comes no faster than over a network that is busy with other things.
+const SLOW: u8 = 3;
+const SLOW_BYTES_PER_SECOND: f64 = (16 << 20) as f64;
 
 #[derive(Default)]
 struct Connection {
@@ -83,6 +87,12 @@ impl Proxy {
         self.set(BLACK_HOLE);
     }
 
+    /// All connections there are now are slow.
+    pub(crate) fn slow_down(&self) {
+        let connections = self.connections.lock().unwrap();
+        connections.iter().for_each(|connection| connection.mode.store(SLOW, Ordering::Relaxed));
+    }
+
     fn set(&self, mode: u8) {
         let connections = self.connections.lock().unwrap();
         let mut subscribers =
@@ -103,12 +113,21 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, connection: Arc<C
         if !down && bytes.windows(9).any(|window| window == b"SUBSCRIBE") {
             connection.subscriber.store(true, Ordering::Relaxed);
         }
-        match connection.mode.load(Ordering::Relaxed) {
-            PASS => {}
-            // Pushes begin so in RESP3.
-            MUTE if !(down && bytes[0] == b'>') => {}
+        let pongs;
+        let bytes = match connection.mode.load(Ordering::Relaxed) {
+            SLOW if down => {
+                let share = f64::from(u32::try_from(count).unwrap()) / SLOW_BYTES_PER_SECOND;
+                tokio::time::sleep(std::time::Duration::from_secs_f64(share)).await;
+                bytes
+            }
+            // Answers and what is announced may come at once.
+            MUTE if down => {
+                pongs = PONG.repeat(bytes.windows(PONG.len()).filter(|window| *window == PONG).count());
+                &pongs
+            }
+            PASS | SLOW | MUTE => bytes,
             _ => continue,
-        }
+        };
         if to.write_all(bytes).await.is_err() {
             return;
         }
