@@ -36,8 +36,10 @@ use self::{
 use super::{Broker, Events, Health, Keep, NewPublication, Page, PageLimit, Pending, ReadError, ReadFrom, StoreError};
 use crate::metrics::Metrics;
 
-/// Reads under way. Each may hold a page of 1 MiB, and Redis does one at a time anyway.
-const READS: usize = 64;
+/// Reads under way. Each may hold a page of 1 MiB, and Redis does one at a time anyway. Publications go over the same
+/// connection, and wait behind these: few enough that a rush of clients coming back delays no receipt noticeably, and
+/// that no answer is late only because of those before it.
+const READS: usize = 8;
 
 /// How to reach Redis.
 #[derive(Debug, Clone)]

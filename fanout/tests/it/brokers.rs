@@ -26,8 +26,14 @@ impl Subject {
 
     pub(crate) async fn redis(keep: Keep) -> Self {
         let server = RedisServer::start().await;
+        let address = server.address();
+        Self::redis_behind(&address, server, keep).await
+    }
+
+    /// Over this address, which leads to that server.
+    pub(crate) async fn redis_behind(address: &str, server: RedisServer, keep: Keep) -> Self {
         let (events, lifecycle, end) = (Arc::<Recorder>::default(), Lifecycle::new(), CancellationToken::new());
-        let broker = redis(&server, keep, Arc::clone(&events) as Arc<dyn Events>, &lifecycle, &end);
+        let broker = redis_at(address, keep, Arc::clone(&events) as Arc<dyn Events>, &lifecycle, &end);
         let subject = Self { broker, events, server: Some(server), lifecycle, end };
         subject.ready().await;
         subject
@@ -50,7 +56,17 @@ pub(crate) fn redis(
     lifecycle: &Lifecycle,
     end: &CancellationToken,
 ) -> Arc<dyn Broker> {
-    let address = server.address().parse().unwrap();
+    redis_at(&server.address(), keep, events, lifecycle, end)
+}
+
+fn redis_at(
+    address: &str,
+    keep: Keep,
+    events: Arc<dyn Events>,
+    lifecycle: &Lifecycle,
+    end: &CancellationToken,
+) -> Arc<dyn Broker> {
+    let address = address.parse().unwrap();
     let settings = RedisSettings { address, username: None, password: None, prefix: "rt".to_owned() };
     Arc::new(Redis::start(settings, keep, events, lifecycle, end))
 }

@@ -3,13 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use fanout::broker::{Events, Pending, ReadFrom, StoreError};
+use futures_util::future::join_all;
 use proto::Position;
 use service::Lifecycle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     brokers::redis,
-    subject::{Event, Recorder, Subject, after, keep, name, publication},
+    proxy::Proxy,
+    redis_server::RedisServer,
+    subject::{Event, PAGE, Recorder, Subject, after, keep, name, publication},
     support::{PATIENCE, eventually, finish, soon},
 };
 
@@ -132,7 +135,7 @@ async fn a_restart_is_noticed_and_there_is_one_subscriber_again() {
         soon("a refusal", subject.broker.publish(publication("a", "x")).unwrap()).await,
         Err(StoreError::Unavailable)
     );
-    assert!(subject.broker.read(name("a"), ReadFrom::Oldest, crate::subject::PAGE).await.is_err());
+    assert!(subject.broker.read(name("a"), ReadFrom::Oldest, PAGE).await.is_err());
     subject.server.as_mut().unwrap().restart().await;
     subject.ready().await;
     subject.events.until(Event::Reset).await;
@@ -161,6 +164,34 @@ async fn a_silent_redis_is_found_and_what_was_sent_is_unknown() {
     subject.ready().await;
     subject.publish("a", "3").await;
     subject.finish().await;
+}
+
+#[tokio::test]
+async fn a_publication_does_not_wait_behind_all_histories_being_read() {
+    let (rooms, bodies) = (64, 16);
+    let server = RedisServer::start().await;
+    let proxy = Proxy::start(server.port).await;
+    let subject = Subject::redis_behind(&proxy.address(), server, keep()).await;
+    let room = |number: usize| format!("room-{number}");
+    for room in (0..rooms).map(room) {
+        for _ in 0..bodies {
+            // Pages as large as they get.
+            subject.publish(&room, vec![b'x'; 64 << 10]).await;
+        }
+    }
+    // The pages take 4 s in all, twice as long as an answer may; a publication waits only behind a few of them.
+    proxy.slow_down();
+    let pages = join_all((0..rooms).map(|number| subject.broker.read(name(&room(number)), ReadFrom::Oldest, PAGE)));
+    let publications = async {
+        // Once the reads are on their way.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        subject.publish("another", "1").await.position.seq
+    };
+    let (pages, seq) = tokio::join!(pages, publications);
+    assert_eq!(seq, 1);
+    assert!(pages.into_iter().all(|page| page.is_ok_and(|page| !page.entries.is_empty())));
+    subject.finish().await;
+    proxy.finish().await;
 }
 
 #[tokio::test]
