@@ -26,9 +26,11 @@ test-js: tools clients/js/node_modules
 	cd clients/js && npm run --silent check && npm run --silent build && \
 	ESPIGON_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug" npm run --silent test:all
 
-# What takes longer than CI should: checks are broken one at a time, and a test must fail for each.
+# What takes longer than CI should: checks are broken one at a time, and a test must fail for each; swarms of 10,000
+# clients.
 test-deep: tools
 	python3 standalone/tests/mutations.py
+	cargo test --release -p standalone --test e2e --locked -- --ignored deep_
 
 lint:
 	cargo fmt --all --check

@@ -6,13 +6,15 @@ mod binaries;
 mod client;
 mod opening;
 mod process;
+mod proxy;
 mod publisher;
 mod raw;
 mod redis;
+mod serial;
 mod stage;
 mod token;
 
-use std::{future::Future, time::Duration};
+use std::{fmt::Arguments, future::Future, io::Write as _, time::Duration};
 
 pub(crate) use self::{
     backend::{Backend, Question, Reply},
@@ -20,10 +22,12 @@ pub(crate) use self::{
     client::{Client, Message},
     opening::Opening,
     process::{Process, free_port, run},
+    proxy::Proxy,
     publisher::publish_body,
     raw::RawClient,
     redis::RedisServer,
-    stage::{Edge, Fanout, LINK_TOKEN, Plan, SECRET, Stage, free_environment, get, readyz},
+    serial::serial,
+    stage::{Edge, Fanout, LINK_TOKEN, Plan, SECRET, Stage, free_environment, get, metric, readyz},
     token::{Token, now_s},
 };
 
@@ -45,4 +49,9 @@ pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: 
         }
     })
     .await;
+}
+
+/// A figure of a test that passes, for people: past the runner, which shows only what failing tests print.
+pub(crate) fn tell(figure: Arguments<'_>) {
+    std::io::stderr().write_all(format!("{figure}\n").as_bytes()).unwrap();
 }

@@ -12,7 +12,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 
-use super::{PATIENCE, eventually};
+use super::{CHECK, PATIENCE, eventually};
 
 /// A child process and all that it printed. Ends with its value.
 #[derive(Debug)]
@@ -53,6 +53,11 @@ impl Process {
         self.output.lines.lock().unwrap().join("\n")
     }
 
+    /// Looks for a line, the last ones first.
+    pub(crate) fn find<T>(&self, find: impl Fn(&str) -> Option<T>) -> Option<T> {
+        self.output.lines.lock().unwrap().iter().rev().find_map(|line| find(line))
+    }
+
     /// The first line of which `find` makes something.
     pub(crate) fn wait_for<T>(&self, what: &str, find: impl Fn(&str) -> Option<T>) -> T {
         self.wait_longer_for(PATIENCE, what, find)
@@ -84,14 +89,46 @@ impl Process {
     }
 
     pub(crate) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Dies at once, without a word to anybody.
+    pub(crate) fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    /// Stands still until [`Self::resume`]; its sockets stay open, and the kernel goes on taking what is sent to it.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child.lock().unwrap());
-        kill_process_group(pid, Signal::TERM).unwrap();
+        kill_process_group(pid, signal).unwrap();
     }
 
     /// Its status, once it has ended, which must be soon.
     pub(crate) async fn ended(&self) -> ExitStatus {
         eventually(&format!("the end of {}", self.name), async || self.try_ended().is_some()).await;
         self.try_ended().unwrap()
+    }
+
+    /// Ended by itself within this time, with success.
+    pub(crate) async fn ends_within(&self, limit: Duration) {
+        let ended = async {
+            loop {
+                match self.try_ended() {
+                    Some(status) => return status,
+                    None => tokio::time::sleep(CHECK).await,
+                }
+            }
+        };
+        let status = tokio::time::timeout(limit, ended).await.unwrap_or_else(|_| panic!("{} runs on", self.name));
+        assert!(status.success(), "{}: {status}\n{}", self.name, self.output());
     }
 
     pub(crate) fn try_ended(&self) -> Option<ExitStatus> {

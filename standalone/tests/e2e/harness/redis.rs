@@ -48,6 +48,24 @@ impl RedisServer {
         self.command("CLIENT LIST TYPE pubsub").await.unwrap().matches("id=").count()
     }
 
+    /// Ends the connections that subscribe, as a network may. Returns how many there were.
+    pub(crate) async fn kill_subscribers(&self) -> usize {
+        let answer = self.command("CLIENT KILL TYPE pubsub").await.unwrap();
+        answer.trim().strip_prefix(':').and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("{answer}"))
+    }
+
+    /// How often a history was looked into.
+    pub(crate) async fn histories_read(&self) -> u64 {
+        let stats = self.command("INFO commandstats").await.unwrap();
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_xrange:calls=")?.split(',').next());
+        calls.map_or(0, |calls| calls.parse().unwrap())
+    }
+
+    /// The process, for what may happen to one.
+    pub(crate) fn process(&self) -> &Process {
+        self.process.as_ref().expect("a server that was not stopped")
+    }
+
     async fn command(&self, command: &str) -> std::io::Result<String> {
         let mut stream = BufReader::new(TcpStream::connect(self.address()).await?);
         stream.write_all(format!("{command}\r\n").as_bytes()).await?;

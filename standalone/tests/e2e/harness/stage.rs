@@ -2,7 +2,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use http::StatusCode;
 
-use super::{Client, Process, RawClient, RedisServer, Token, eventually, workspace_binary};
+use super::{Client, Process, Proxy, RawClient, RedisServer, Token, eventually, workspace_binary};
 
 /// Signs the tests' tokens. No log may contain it.
 pub(crate) const SECRET: &str = "the secret of the end-to-end tests, 32 bytes and more";
@@ -18,6 +18,7 @@ pub(crate) struct Plan {
     redis: bool,
     fanouts: usize,
     edges: usize,
+    proxied: bool,
     settings: Settings,
 }
 
@@ -26,6 +27,8 @@ pub(crate) struct Plan {
 pub(crate) struct Stage {
     edges: Vec<Edge>,
     fanouts: Vec<Fanout>,
+    /// By edge, then by node.
+    links: Vec<Vec<Proxy>>,
     pub(crate) redis: Option<RedisServer>,
 }
 
@@ -41,6 +44,11 @@ impl Stage {
 
     pub(crate) fn fanout(&self, index: usize) -> &Fanout {
         &self.fanouts[index]
+    }
+
+    /// What is between an edge and a node, on a stage with proxies.
+    pub(crate) fn link(&self, edge: usize, fanout: usize) -> &Proxy {
+        &self.links[edge][fanout]
     }
 
     pub(crate) fn redis(&mut self) -> &mut RedisServer {
@@ -68,6 +76,12 @@ impl Plan {
         self
     }
 
+    /// A proxy between each edge and each node.
+    pub(crate) fn proxied(mut self) -> Self {
+        self.proxied = true;
+        self
+    }
+
     /// A setting of all processes.
     pub(crate) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.settings.push((name.to_owned(), value.into()));
@@ -81,9 +95,14 @@ impl Plan {
             settings.push(("REDIS_ADDR".to_owned(), redis.address()));
         }
         let fanouts: Vec<_> = (0..self.fanouts).map(|_| Fanout::start(&settings)).collect();
-        let links: Vec<_> = fanouts.iter().map(|fanout| fanout.link).collect();
-        let edges: Vec<_> = (0..self.edges).map(|_| Edge::start(&links, &settings)).collect();
-        let stage = Stage { edges, fanouts, redis };
+        let direct: Vec<_> = fanouts.iter().map(|fanout| fanout.link).collect();
+        let proxies = || direct.iter().map(|link| Proxy::to(Some(*link))).collect();
+        let links: Vec<Vec<_>> = (0..self.edges).map(|_| if self.proxied { proxies() } else { Vec::new() }).collect();
+        let edges = links.iter().map(|proxies| {
+            let proxies: Vec<_> = proxies.iter().map(|proxy| proxy.address).collect();
+            Edge::start(if self.proxied { &proxies } else { &direct }, &settings)
+        });
+        let stage = Stage { edges: edges.collect(), fanouts, links, redis };
         for ops in stage.fanouts.iter().map(|node| node.ops).chain(stage.edges.iter().map(|edge| edge.ops)) {
             eventually("ready", async || readyz(ops).await.0 == StatusCode::OK).await;
         }
@@ -174,4 +193,11 @@ pub(crate) async fn get(url: &str) -> (StatusCode, String) {
     let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().unwrap();
     let response = client.get(url).send().await.unwrap();
     (response.status(), response.text().await.unwrap())
+}
+
+/// A counter or gauge without labels, as `/metrics` shows it.
+pub(crate) async fn metric(ops: SocketAddr, name: &str) -> u64 {
+    let (_, text) = get(&format!("http://{ops}/metrics")).await;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+    value.unwrap_or_else(|| panic!("no {name} in:\n{text}"))
 }

@@ -1,0 +1,123 @@
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use service::accept;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    task::JoinSet,
+};
+
+const BUFFER: usize = 16 * 1024;
+
+/// A TCP proxy that can become a black hole: what is sent through it is taken and never arrives, and nothing closes.
+/// Ends with its value.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
+    target: Arc<Mutex<Option<SocketAddr>>>,
+    swallows: watch::Sender<Swallows>,
+    _tasks: JoinSet<()>,
+}
+
+/// Which ways are black holes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Swallows {
+    there: bool,
+    back: bool,
+}
+
+impl Proxy {
+    /// `None`: connections end at once, as if nobody listened, until there is a target.
+    pub(crate) fn to(target: Option<SocketAddr>) -> Self {
+        let listener = accept::bind(([127, 0, 0, 1], 0).into(), None).unwrap();
+        let address = listener.local_addr().unwrap();
+        let target = Arc::new(Mutex::new(target));
+        let swallows = watch::Sender::new(Swallows::default());
+        let mut tasks = JoinSet::new();
+        let (to, seen) = (target.clone(), swallows.subscribe());
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                let target = *to.lock().unwrap();
+                let Some(target) = target else { continue };
+                connections.spawn(carry(client, target, seen.clone()));
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Self { address, target, swallows, _tasks: tasks }
+    }
+
+    /// Where connections go from now on.
+    pub(crate) fn lead_to(&self, target: SocketAddr) {
+        *self.target.lock().unwrap() = Some(target);
+    }
+
+    /// Swallows what either side sends.
+    pub(crate) fn swallow(&self) {
+        self.swallows.send_replace(Swallows { there: true, back: true });
+    }
+
+    /// Swallows what the target sends; what is sent to it arrives.
+    pub(crate) fn swallow_answers(&self) {
+        self.swallows.send_replace(Swallows { there: false, back: true });
+    }
+
+    /// Swallows what is sent to the target; what it sends arrives.
+    pub(crate) fn swallow_requests(&self) {
+        self.swallows.send_replace(Swallows { there: true, back: false });
+    }
+
+    /// Carries new connections again. Those that lost something stay as they are: no byte may be missing within one.
+    pub(crate) fn heal(&self) {
+        self.swallows.send_replace(Swallows::default());
+    }
+}
+
+async fn carry(client: TcpStream, target: SocketAddr, swallows: watch::Receiver<Swallows>) {
+    let Ok(server) = TcpStream::connect(target).await else { return };
+    // Beats are small and must not wait for each other.
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    let there = one_way(from_client, to_server, swallows.clone(), |swallows| swallows.there);
+    let back = one_way(from_server, to_client, swallows, |swallows| swallows.back);
+    // Whichever side ends it, both halves go. A way that swallows tells nobody that it ended.
+    tokio::select! {
+        () = there => {}
+        () = back => {}
+    }
+}
+
+/// Ends when its source does; not at all once something was swallowed.
+async fn one_way(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut swallows: watch::Receiver<Swallows>,
+    swallowed: impl Fn(Swallows) -> bool,
+) {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let read = tokio::select! {
+            biased;
+            _ = swallows.wait_for(|now| swallowed(*now)) => break,
+            read = from.read(&mut buffer) => read,
+        };
+        match read {
+            Ok(length) if length > 0 => {
+                if to.write_all(&buffer[..length]).await.is_err() {
+                    return;
+                }
+            }
+            _ => return,
+        }
+    }
+    while matches!(from.read(&mut buffer).await, Ok(length) if length > 0) {}
+    // Holds its half open, so that the other side learns nothing.
+    std::future::pending::<()>().await;
+}
