@@ -3,7 +3,7 @@
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run test test-deploy test-js test-deep lint tools
+.PHONY: run test test-deploy test-js test-simulation simulate test-deep lint tools
 
 run:
 	cargo run --locked
@@ -12,8 +12,20 @@ test: tools .venv
 	cargo test --workspace --locked
 	# The queues again, with every order of their steps.
 	RUSTFLAGS="--cfg loom" cargo test -p queues --tests --release --locked --target-dir target/loom
+	$(MAKE) test-simulation
 	$(MAKE) test-deploy
 	$(MAKE) test-js
+
+# What ships between a client's socket and the store, on models of clock, randomness, network and store.
+SIMULATION := RUSTFLAGS="--cfg simulation --cfg tokio_unstable" \
+	cargo test -p simulation --profile simulation --locked --target-dir target/simulation --
+
+test-simulation:
+	$(SIMULATION)
+
+# One seed with its trace: make simulate SEED=7
+simulate:
+	$(SIMULATION) --ignored --exact --nocapture seeds::replay
 
 # Manifests, images, compose file, alerts: linted, validated, understood, and run with the real binaries.
 test-deploy: tools k8s/tests/.venv k8s/tests/node/node_modules
@@ -27,10 +39,11 @@ test-js: tools clients/js/node_modules
 	ESPIGON_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug" npm run --silent test:all
 
 # What takes longer than CI should: checks are broken one at a time, and a test must fail for each; swarms of 10,000
-# clients.
+# clients; five minutes of new seeds.
 test-deep: tools
 	python3 standalone/tests/mutations.py
 	cargo test --release -p standalone --test e2e --locked -- --ignored deep_
+	FROM=$$(date +%s) SECONDS=300 $(SIMULATION) --ignored --exact --nocapture seeds::explore
 
 lint:
 	cargo fmt --all --check
