@@ -8,7 +8,7 @@ use std::{
 use edge::{
     auth::{Claims, RoomClaims, UserId},
     authorize::Authorizer,
-    connection::{self, Context, Guest},
+    connection::{self, Context, Guest, Pumps},
     connections::Connections,
     hub::{self, Hub},
     keys::{self, Keys},
@@ -22,7 +22,7 @@ use prometheus_client::{encoding::text::encode, registry::Registry};
 use queues::Limits;
 use rand::Rng as _;
 use service::{Lifecycle, settings::Secret};
-use tokio::io::{DuplexStream, duplex, split};
+use tokio::io::{DuplexStream, WriteHalf, duplex, split};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -42,6 +42,7 @@ const DRAIN_WINDOW: Duration = Duration::from_secs(2);
 
 pub(crate) struct EdgeProcess {
     context: Arc<Context>,
+    pumps: Pumps<WriteHalf<DuplexStream>>,
     lifecycle: Lifecycle,
     sockets: TaskTracker,
     registry: Registry,
@@ -66,6 +67,10 @@ impl EdgeProcess {
         let (hub, shards) = Hub::new(&settings, &connections.spread(), &metrics, &end);
         for shard in shards {
             lifecycle.spawn_vital(shard);
+        }
+        let (pumps, drivers) = Pumps::new(plan.shards, &end);
+        for driver in drivers {
+            lifecycle.spawn_vital(driver);
         }
         let jwt = vec![Secret::new("secret")];
         let keys = Keys::new(keys::Settings::default(), keys::Secrets { jwt, ..keys::Secrets::default() });
@@ -105,7 +110,7 @@ impl EdgeProcess {
         let sockets = TaskTracker::new();
         let drain = edge::simulation::drain(lifecycle.clone(), connections, DRAIN_WINDOW, sockets.clone(), end);
         lifecycle.spawn(drain);
-        Self { context, lifecycle, sockets, registry, limits, outboxes: Mutex::default() }
+        Self { context, pumps, lifecycle, sockets, registry, limits, outboxes: Mutex::default() }
     }
 
     /// A socket, unless the edge does not take any: the client's end.
@@ -126,9 +131,10 @@ impl EdgeProcess {
         let outbox = Arc::new(Outbox::new(guest.claims.user.clone(), self.context.outbox_rules.clone()));
         place.fill(outbox.clone());
         lock(&self.outboxes).push(Arc::downgrade(&outbox));
+        self.pumps.start(writer, outbox.clone(), self.context.settings.write_wait);
         let (context, token) = (self.context.clone(), self.sockets.token());
         self.lifecycle.spawn(async move {
-            connection::run(reader, writer, &[], guest, outbox, context).await;
+            connection::run(reader, &[], guest, outbox, context).await;
             drop((place, token));
         });
         Some(far)
