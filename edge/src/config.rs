@@ -172,7 +172,13 @@ impl Config {
 
     pub(crate) fn upstream(&self, keys: Keys) -> upstream::Settings {
         let boot = rand::random();
-        upstream::Settings { discovery: self.flags.fanout_addr.clone(), keys, name: format!("edge-{boot:016x}"), boot, transport: Arc::new(upstream::Grpc) }
+        upstream::Settings {
+            discovery: self.flags.fanout_addr.clone(),
+            keys,
+            name: format!("edge-{boot:016x}"),
+            boot,
+            transport: Arc::new(upstream::Grpc),
+        }
     }
 }
 

@@ -21,10 +21,10 @@ use std::{
     time::Duration,
 };
 
-use service::{RandomState, limit};
 use bytes::Bytes;
 use proto::{Position, Room, wire};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
+use service::{RandomState, limit};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,

@@ -32,9 +32,9 @@ pub mod metrics;
 pub mod outbox;
 pub mod protocol;
 mod server;
+pub mod session;
 #[cfg(simulation)]
 pub mod simulation;
-pub mod session;
 #[cfg(test)]
 mod test_support;
 pub mod upgrade;

@@ -1,9 +1,9 @@
 //! Rooms ⇄ attachments, pure. A room is there from the first join until it is forgotten, with what the caller keeps
 //! for it; an attachment while it is in any room.
 
-use service::RandomState;
 use hashbrown::{HashMap, HashSet};
 use proto::Room;
+use service::RandomState;
 use smallvec::SmallVec;
 
 use crate::attachments::AttachmentId;

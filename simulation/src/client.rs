@@ -214,9 +214,7 @@ impl Client {
                 self.join(socket, room, asked).await
             }
             70..=77 => self.leave(socket, room).await,
-            78..=82 if !planned && self.wanted.contains(&room) => {
-                self.join(socket, room, Asked::Plain).await
-            }
+            78..=82 if !planned && self.wanted.contains(&room) => self.join(socket, room, Asked::Plain).await,
             83..=88 if !calm => {
                 self.world.count("client: reads slowly");
                 self.reads_at = Instant::now() + up_to(Duration::from_millis(2500));
@@ -247,9 +245,8 @@ impl Client {
             let name = format!("b:{}.{}:{}", self.number, self.connection, self.broadcasts);
             let body = body(&name, self.world.plan.body);
             let key = if one_in(3) { format!(r#","key":"{name}""#) } else { String::new() };
-            let text = format!(
-                r#"{{"type":"broadcast","id":"{id}","payload":{{"room":"{room}","body":{body}{key}}}}}"#
-            );
+            let text =
+                format!(r#"{{"type":"broadcast","id":"{id}","payload":{{"room":"{room}","body":{body}{key}}}}}"#);
             self.world.say(|| format!("client {} says {name}", self.number));
             self.under_way.insert(id, Request::Broadcast(room.clone(), name));
             socket.send(Message::text(text)).await?;

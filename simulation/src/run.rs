@@ -12,7 +12,13 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{client::Client, faults::Faults, plan::Plan, publisher, world::{World, lock}};
+use crate::{
+    client::Client,
+    faults::Faults,
+    plan::Plan,
+    publisher,
+    world::{World, lock},
+};
 
 /// How much longer those who are behind in the end may take, as long as they get on.
 const WAIT: Duration = Duration::from_secs(5);

@@ -296,4 +296,3 @@ impl HubRoom {
         replay.reading = Some((id, from));
     }
 }
-

@@ -369,8 +369,8 @@ impl HubRoom {
                 taken.duplicates += 1;
                 continue;
             }
-            if self.pending.len() >= limit(ROOM_PENDING)
-                || self.pending_bytes + entry.len() > limit(ROOM_PENDING_BYTES) {
+            if self.pending.len() >= limit(ROOM_PENDING) || self.pending_bytes + entry.len() > limit(ROOM_PENDING_BYTES)
+            {
                 (taken.full, self.dropped) = (true, true);
                 break;
             }
@@ -456,8 +456,10 @@ impl HubRoom {
                 self.slice.shrink_to(4);
                 self.pending.shrink_to(4);
             }
-            if self.dropped && self.pending.len() < limit(ROOM_PENDING) / 2
-                && self.pending_bytes < limit(ROOM_PENDING_BYTES) / 2 {
+            if self.dropped
+                && self.pending.len() < limit(ROOM_PENDING) / 2
+                && self.pending_bytes < limit(ROOM_PENDING_BYTES) / 2
+            {
                 self.dropped = false;
                 self.ask(cx.placement);
             }

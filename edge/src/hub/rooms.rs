@@ -5,10 +5,10 @@ use std::{
     time::Duration,
 };
 
-use service::RandomState;
 use bytes::Bytes;
 use hashbrown::HashTable;
 use proto::{Position, Room, wire::ReadResult};
+use service::RandomState;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{

@@ -6,9 +6,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use service::{RandomState, limit};
 use hashbrown::HashMap;
 use proto::{Room, wire};
+use service::{RandomState, limit};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::End;

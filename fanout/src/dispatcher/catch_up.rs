@@ -4,9 +4,9 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use service::{RandomState, limit};
 use hashbrown::HashSet;
 use proto::Room;
+use service::{RandomState, limit};
 
 use super::{
     member::{Member, Mode},

@@ -9,9 +9,9 @@ use std::{
     time::Duration,
 };
 
-use service::RandomState;
 use hashbrown::HashMap;
 use proto::Room;
+use service::RandomState;
 use tokio::time::Instant;
 
 use crate::defaults::LINK_SILENCE;

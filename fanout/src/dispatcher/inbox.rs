@@ -9,9 +9,9 @@ use std::{
     },
 };
 
-use service::{RandomState, limit};
 use hashbrown::{HashMap, HashSet, hash_map::EntryRef};
 use proto::{Position, Room};
+use service::{RandomState, limit};
 use tokio::sync::Notify;
 
 use super::held_back::HeldBack;
@@ -79,7 +79,9 @@ impl Inbox {
         let bytes = announcement.entry.as_ref().map_or(0, bytes::Bytes::len);
         let mut guard = self.lock();
         let inner = &mut *guard;
-        if inner.batch.announcements.len() < limit(SHARD_ANNOUNCEMENTS) && inner.bytes + bytes <= limit(SHARD_ANNOUNCEMENT_BYTES) {
+        if inner.batch.announcements.len() < limit(SHARD_ANNOUNCEMENTS)
+            && inner.bytes + bytes <= limit(SHARD_ANNOUNCEMENT_BYTES)
+        {
             self.metrics.shard_queue_items.inc();
             self.backlog.fetch_add(1, Ordering::Relaxed);
             inner.batch.announcements.push_back(announcement);

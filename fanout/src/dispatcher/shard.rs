@@ -2,9 +2,9 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use service::{RandomState, limit};
 use hashbrown::HashMap;
 use proto::{Position, Room};
+use service::{RandomState, limit};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},

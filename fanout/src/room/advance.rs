@@ -62,12 +62,15 @@ impl Cursor {
         let store = &page.position;
         let end = match &page.prev {
             Some(prev) => {
-                // The page was read from an earlier position, perhaps: what counts is that it follows on this one.
-                let follows = !page.entries.is_empty() && page.first_seq <= self.position.seq + 1;
-                let keeps = prev.epoch == self.position.epoch && (page.complete || follows);
+                let keeps = prev.epoch == self.position.epoch;
                 #[cfg(simulation)]
                 let keeps = keeps && !service::simulation::is_off(service::simulation::Check::Prev);
                 if keeps {
+                    if !page.entries.is_empty() && (self.position.seq + 2..=prev.seq).contains(&page.first_seq) {
+                        // Who stands further on than this is not concerned, and gets all that the history still has.
+                        let lost = Position { epoch: prev.epoch.clone(), seq: page.first_seq - 1 };
+                        self.lose(lost, LostReason::History, effects);
+                    }
                     self.deliver(page, prev.seq, effects);
                     if !page.entries.is_empty() && last_seq(page) < prev.seq {
                         return false;

@@ -139,6 +139,17 @@ fn the_previous_epoch_is_finished_before_the_failover_is_named() {
 }
 
 #[test]
+fn what_is_left_of_the_previous_epoch_is_delivered_though_some_of_it_is_gone() {
+    let mut room = started(&at(1, 4));
+    let _ = room.announced(&at(2, 9), Some(entry(9)));
+    let answer = Page { prev: Some(at(1, 8)), ..page(at(2, 9), 7, 3, false) };
+    let effects = room.page(&answer);
+    assert_eq!(effects[0], Effect::Lost(at(1, 6), LostReason::History), "who stands further on is not concerned");
+    assert_eq!(effects[2], Effect::Lost(at(2, 8), LostReason::Failover));
+    assert_eq!(delivered(&effects), [7, 8, 9]);
+}
+
+#[test]
 fn any_other_epoch_is_a_loss_at_once() {
     let mut room = started(&at(1, 4));
     let _ = room.announced(&at(3, 8), Some(entry(8)));

@@ -7,8 +7,8 @@ use fanout::broker::{Announcement, Keep, PageLimit, ReadFrom, Receipt};
 use proto::Position;
 
 use crate::{
-    subject::{Event, PAGE, Subject, after, keep, name, publication},
     patience::{eventually, soon},
+    subject::{Event, PAGE, Subject, after, keep, name, publication},
 };
 
 contract! {

@@ -7,9 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fanout::broker::{
-    Announcement, Broker, Events, Keep, NewPublication, Page, PageLimit, ReadFrom, Receipt,
-};
+use fanout::broker::{Announcement, Broker, Events, Keep, NewPublication, Page, PageLimit, ReadFrom, Receipt};
 use proto::{Key, Position, Room};
 use service::Lifecycle;
 use tokio::{sync::Notify, time::Instant};

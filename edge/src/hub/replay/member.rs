@@ -194,7 +194,9 @@ impl CatchingUp {
             Stage::Opening(_, Since::Position(since), _) => Some(ReadFrom::After(since.clone())),
             Stage::Opening(_, Since::Last(count), _) => Some(ReadFrom::Last(*count)),
             // Ahead of us, or as far as the store: we will come there.
-            Stage::Open(Open { cursor, more: Some(_) }) if cursor.epoch == handed.epoch && cursor.seq >= handed.seq => None,
+            Stage::Open(Open { cursor, more: Some(_) }) if cursor.epoch == handed.epoch && cursor.seq >= handed.seq => {
+                None
+            }
             Stage::Open(Open { cursor, more: Some(_) }) if Some(cursor) == sources.store => None,
             Stage::Open(Open { cursor, more: Some(_) }) => {
                 let served = sources.after(cursor).is_some_and(|frames| frames.len() > 0);

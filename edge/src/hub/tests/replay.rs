@@ -11,7 +11,12 @@ use crate::{interest::ReadFrom, protocol::Since};
 const KEPT: u64 = 12;
 
 impl Harness {
-    pub(super) fn join_since(&mut self, room: &str, member: &Arc<Outbox>, since: Since) -> oneshot::Receiver<JoinOutcome> {
+    pub(super) fn join_since(
+        &mut self,
+        room: &str,
+        member: &Arc<Outbox>,
+        since: Since,
+    ) -> oneshot::Receiver<JoinOutcome> {
         let (done, outcome) = oneshot::channel();
         let deadline = self.now + LINGER;
         let member = member.clone();

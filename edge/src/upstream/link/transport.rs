@@ -1,10 +1,6 @@
 use std::fmt;
 
-use futures_util::{
-    FutureExt as _, StreamExt as _,
-    future::BoxFuture,
-    stream::BoxStream,
-};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
 use proto::{
     MAX_LINK_MESSAGE_BYTES,
     wire::{EdgeMessage, FanoutMessage, link_client::LinkClient},
