@@ -95,6 +95,9 @@ impl Node {
     }
 
     /// Publishes as the publish API does.
+    ///
+    /// # Panics
+    /// If it is something that no publisher may publish.
     pub async fn publish(&self, room: &str, body: Bytes, key: &str, deadline: Duration) -> Result<Receipt, StoreError> {
         let offer = Offer { room, from: "@api".into(), body, key, edge_key_ttl: None, traceparent: "", deadline };
         match self.publishing.publish_held(offer, Instant::now() + HOLD).await {

@@ -301,10 +301,7 @@ impl HubRoom {
             Some(before) if !is_ahead(&position, before) => {}
             // An answer to what was asked from elsewhere says nothing of what lies between.
             Some(before) if complete || self.asked_from.as_ref() != Some(before) => self.ask(cx.placement),
-            Some(before) => {
-                let reason = if before.epoch == position.epoch { LostReason::History } else { LostReason::Failover };
-                self.lost(position, reason);
-            }
+            Some(_) => self.lost(position, LostReason::Failover),
         }
     }
 
@@ -331,13 +328,16 @@ impl HubRoom {
         }
     }
 
-    /// Continuity is broken: delivery goes on after `position`.
+    /// Continuity is broken: delivery goes on after `position`. `reason`: should the epoch be another one.
     fn lost(&mut self, position: Position, reason: LostReason) {
         let Some(received) = &mut self.received else { return };
+        let same = received.epoch == position.epoch;
         // The same loss told twice, by two links, is one.
-        if received.epoch == position.epoch && received.seq >= position.seq {
+        if same && received.seq >= position.seq {
             return;
         }
+        // A link may tell of more than this, from an epoch that we have left before.
+        let reason = if same { LostReason::History } else { reason };
         received.clone_from(&position);
         self.pending.push_back(Item::Lost { position, reason });
     }

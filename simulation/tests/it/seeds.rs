@@ -24,6 +24,7 @@ const FOUND: &[(u64, &str)] = &[
     (2689, "a first publication is taken back by a read from before it, and its epoch left for good"),
     (3072, "the same, told as a loss"),
     (5167, "an answer without a position hides what lies between"),
+    (1_010_820, "a loss within an epoch is told as a failover, by a link that stood in the one before"),
 ];
 
 #[test]

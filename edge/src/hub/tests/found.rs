@@ -167,3 +167,16 @@ fn a_loss_is_believed_only_from_where_it_begins() {
     h.walk_all();
     assert_eq!(received(&member), ["joined 3", "4", "5", "lost 5", "6"]);
 }
+
+#[test]
+fn what_is_lost_within_an_epoch_is_lost_to_history_whatever_a_link_says() {
+    let mut h = Harness::new();
+    let member = h.member("r", "2-f", 3);
+    // The link stood in the epoch before, which we have left over another link.
+    let after = Position::new("1-e", 7);
+    h.rooms.lost(LINK, "r", Position::new("2-f", 9), LostReason::Failover, Some(&after));
+    h.walk_all();
+    let reasons: Vec<_> =
+        take(&member).iter().map(|frame| test_support::json_of(frame)["payload"]["reason"].clone()).collect();
+    assert_eq!(reasons, [serde_json::Value::Null, "history".into()]);
+}
