@@ -17,8 +17,8 @@ test: tools .venv
 	$(MAKE) test-js
 
 # What ships between a client's socket and the store, on models of clock, randomness, network and store.
-SIMULATION := RUSTFLAGS="--cfg simulation --cfg tokio_unstable" \
-	cargo test -p simulation --profile simulation --locked --target-dir target/simulation --
+IN_SIMULATION := RUSTFLAGS="--cfg simulation --cfg tokio_unstable" cargo
+SIMULATION := $(IN_SIMULATION) test -p simulation --profile simulation --locked --target-dir target/simulation --
 
 test-simulation:
 	$(SIMULATION)
@@ -48,6 +48,8 @@ test-deep: tools
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	$(IN_SIMULATION) clippy -p simulation --all-targets --profile simulation --locked --target-dir target/simulation -- \
+	-D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 # What tests call besides what they build; by apt, when missing.

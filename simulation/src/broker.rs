@@ -110,7 +110,7 @@ impl ModelBroker {
     ) -> Arc<Self> {
         let (jobs, queue) = mpsc::channel(limit(QUEUE));
         #[expect(clippy::disallowed_methods, reason = "as much as a run is long")]
-        let ((changes, changed), (news, arriving)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+        let ((changes, to_follow), (news, to_deliver)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
         let now = Instant::now();
         let broker = Arc::new_cyclic(|me| Self {
             world: Arc::clone(world),
@@ -134,8 +134,8 @@ impl ModelBroker {
             end,
         });
         broker.spawn(Arc::clone(&broker).store(queue));
-        broker.spawn(Arc::clone(&broker).follow(changed));
-        broker.spawn(Arc::clone(&broker).deliver(arriving));
+        broker.spawn(Arc::clone(&broker).follow(to_follow));
+        broker.spawn(Arc::clone(&broker).deliver(to_deliver));
         broker
     }
 
@@ -324,7 +324,8 @@ impl ModelBroker {
         let mut state = lock(&self.state);
         if state.down_until.is_some_and(|until| until <= now) {
             state.down_until = None;
-            state.subscribed = state.wanted.clone();
+            let State { wanted, subscribed, .. } = &mut *state;
+            subscribed.clone_from(wanted);
             for room in state.subscribed.clone() {
                 self.send(&mut state, News::Subscribed(room));
             }
@@ -465,7 +466,9 @@ impl Broker for ModelBroker {
     fn renew(&self, rooms: Vec<Room>) -> BoxFuture<'static, Result<(), ReadError>> {
         self.ask(move |world| {
             let mut truth = world.truth();
-            rooms.iter().for_each(|room| truth.store.renew(room));
+            for room in &rooms {
+                truth.store.renew(room);
+            }
         })
     }
 

@@ -180,8 +180,7 @@ impl Client {
                 }
                 json!({"type": "join", "id": id, "payload": payload})
             }
-            Request::Leave => Value::Null,
-            Request::Broadcast(..) => Value::Null,
+            Request::Leave | Request::Broadcast(..) => Value::Null,
         };
         self.send(socket, id, request, &message).await
     }

@@ -59,9 +59,8 @@ impl Faults {
             match self.world.plan.kind {
                 Kind::Calm => {}
                 Kind::Planned => self.planned().await,
-                Kind::Links => self.links().await,
                 Kind::Storm if one_in(3) => self.store(),
-                Kind::Storm => self.links().await,
+                Kind::Links | Kind::Storm => self.links().await,
             }
             self.check();
         }
@@ -228,7 +227,9 @@ impl Faults {
                 "the store is wiped"
             }
         };
-        rooms.iter().for_each(|room| truth.observe(room));
+        for room in &rooms {
+            truth.observe(room);
+        }
         self.replica = (truth.store.clone(), truth.record.mark());
         self.replicated = Instant::now();
         self.happens(what);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fanout::broker::Keep;
-use rand::{Rng, SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as _};
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as _};
 
 /// How bad the day is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,6 +61,11 @@ pub struct Plan {
     pub last_words: bool,
 }
 
+fn pick<T: Copy, const N: usize>(rng: &mut SmallRng, from: &[T; N]) -> T {
+    const { assert!(N > 0) };
+    *from.choose(rng).unwrap_or(&from[0])
+}
+
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
@@ -82,8 +87,7 @@ impl Plan {
         Self::of_kind(Kind::Calm, &mut SmallRng::seed_from_u64(0))
     }
 
-    fn of_kind(kind: Kind, rng: &mut impl Rng) -> Self {
-        let pick = |rng: &mut _, from: &[u64]| *from.choose(rng).unwrap_or(&1);
+    fn of_kind(kind: Kind, rng: &mut SmallRng) -> Self {
         let bad = matches!(kind, Kind::Links | Kind::Storm);
         let history_size = match kind {
             Kind::Calm => 1000,
@@ -109,26 +113,26 @@ impl Plan {
             clients: rng.random_range(2..=6),
             publishers: if kind == Kind::Planned { 12 } else { rng.random_range(1..=3) },
             shards: rng.random_range(1..=2),
-            shrink: if bad { pick(rng, &[1, 16, 64, 256, 1024]) as usize } else { 1 },
-            shake: if bad { pick(rng, &[0, 8, 30]) as u32 } else { 0 },
+            shrink: if bad { pick(rng, &[1, 16, 64, 256, 1024]) } else { 1 },
+            shake: if bad { pick(rng, &[0, 8, 30]) } else { 0 },
             keep,
             pace: match kind {
                 Kind::Planned => ms(rng.random_range(12..20)),
                 _ => ms(pick(rng, &[10, 40, 150, 600])),
             },
-            body: pick(rng, &[4, 40, 40, 600]) as usize,
+            body: pick(rng, &[4, 40, 40, 600]),
             trouble: ms(rng.random_range(4_000..12_000)),
             fault_every: ms(if kind == Kind::Planned { 2500 } else { pick(rng, &[300, 1000, 3000]) }),
-            announcements: if bad && sweeps { pick(rng, &[0, 5, 30]) as u32 } else { 0 },
-            errors: if bad { pick(rng, &[0, 10, 60]) as u32 } else { 0 },
+            announcements: if bad && sweeps { pick(rng, &[0, 5, 30]) } else { 0 },
+            errors: if bad { pick(rng, &[0, 10, 60]) } else { 0 },
             say_receipts: kind != Kind::Planned && rng.random(),
             store_latency,
             // Slow enough for more to be published meanwhile than histories hold.
             subscribe_latency: if kind == Kind::Planned { ms(1500) } else { Duration::ZERO },
             hear_latency: if kind == Kind::Planned { ms(50) } else { store_latency / 2 },
             link_latency: ms(if bad { pick(rng, &[1, 5, 100]) } else { 5 }),
-            tail_bytes: pick(rng, &[0, 2_000, 1 << 20]) as usize,
-            send_queue: if bad { pick(rng, &[8, 32, 256]) as usize } else { 256 },
+            tail_bytes: pick(rng, &[0, 2_000, 1 << 20]),
+            send_queue: if bad { pick(rng, &[8, 32, 256]) } else { 256 },
             sweep: if sweeps { ms(rng.random_range(1_000..4_000)) } else { Duration::from_mins(10) },
             linger: ms(pick(rng, &[100, 1_000, 5_000])),
             last_words: rng.random(),

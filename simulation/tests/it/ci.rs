@@ -9,7 +9,7 @@ use crate::campaign::{self, Campaign};
 
 /// How many seeds, and how long they may take on a slow machine.
 const SEEDS: u64 = 2000;
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_mins(5);
 
 /// Of the same seeds, so many may pass before a check that is switched off is noticed.
 const NOTICED_WITHIN: u64 = 1000;
