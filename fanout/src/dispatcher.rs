@@ -1,6 +1,7 @@
 //! Broker events → room → attachments. Rooms are spread over shards, each one task that owns its rooms: their state
 //! machines and who is attached to them. Everything reaches a shard by bounded queues, and nobody waits for a room.
 
+mod answers;
 mod catch_up;
 mod held_back;
 mod inbox;

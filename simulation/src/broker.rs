@@ -2,6 +2,9 @@
 //! and one for announcements, which drops, doubles, delays and reorders them, is lost, and goes deaf. A model of what the
 //! Redis broker makes of Redis; it passes the contract suite of brokers.
 
+mod commands;
+mod subscriber;
+
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, Weak},
@@ -171,184 +174,6 @@ impl ModelBroker {
         !self.world.is_settling() && one_in(self.world.plan.errors)
     }
 
-    /// The pump of publications: in order, some at a time.
-    async fn store(self: Arc<Self>, mut queue: mpsc::Receiver<Job>) {
-        let mut jobs = Vec::new();
-        while queue.recv_many(&mut jobs, BATCH).await > 0 {
-            let connection = lock(&self.state).commands;
-            sleep(self.latency() / 4).await;
-            let lost = lock(&self.state).commands != connection;
-            let down = lock(&self.state).commands_down_until > Instant::now();
-            for job in jobs.drain(..) {
-                self.store_one(job, lost, down);
-            }
-        }
-    }
-
-    fn store_one(&self, job: Job, lost: bool, down: bool) {
-        let Job { publication, receipt } = job;
-        let world = &self.world;
-        let body = body_of(&publication.entry);
-        if down || publication.deadline <= Instant::now() || self.errs() {
-            world.count("store: refused before the write");
-            world.truth().record.is_unordered(&body);
-            let _ = receipt.send(Err(StoreError::Unavailable));
-            return;
-        }
-        // The connection was lost while it was under way: it may have arrived.
-        if lost && service::rng().random() {
-            world.count("store: unknown, and not stored");
-            world.truth().record.is_unordered(&body);
-            let _ = receipt.send(Err(StoreError::Unknown));
-            return;
-        }
-        let answer = world.store(&publication);
-        if lost || self.errs() {
-            world.count("store: unknown, but stored");
-            let _ = receipt.send(Err(StoreError::Unknown));
-            return;
-        }
-        if world.plan.say_receipts
-            && let Some(me) = self.me()
-        {
-            let (room, position) = (publication.room, answer.position.clone());
-            self.spawn(async move {
-                sleep(SAY_RECEIPT).await;
-                me.events.announced(Announcement { room, position, entry: None });
-            });
-        }
-        let delay = self.latency() / 4;
-        self.spawn(async move {
-            sleep(delay).await;
-            let _ = receipt.send(Ok(answer));
-        });
-    }
-
-    /// What the server announces to all who are subscribed.
-    fn hear(&self, announcement: &Announcement) {
-        let now = Instant::now();
-        let mut state = lock(&self.state);
-        if !state.subscribed.contains(&announcement.room) || state.deaf_until.is_some_and(|until| until > now) {
-            return;
-        }
-        let world = &self.world;
-        let faulty = |share: u32| !world.is_settling() && one_in(world.plan.announcements * share);
-        if faulty(1) {
-            world.count("announcement: dropped");
-            return;
-        }
-        state.arrives = state.arrives.max(now + up_to(self.world.plan.hear_latency));
-        let (mut at, connection) = (state.arrives, state.connection);
-        drop(state);
-        if faulty(2) {
-            world.count("announcement: doubled");
-            let late = now + up_to(Duration::from_millis(300));
-            self.arrive_later(late, connection, announcement.clone());
-        }
-        if faulty(2) {
-            world.count("announcement: late, out of order");
-            at += up_to(Duration::from_millis(300));
-            self.arrive_later(at, connection, announcement.clone());
-            return;
-        }
-        let _ = self.news.send((at, connection, News::Announced(announcement.clone())));
-    }
-
-    fn arrive_later(&self, at: Instant, connection: u64, announcement: Announcement) {
-        let Some(me) = self.me() else { return };
-        self.spawn(async move {
-            sleep_until(at).await;
-            me.arrive(connection, News::Announced(announcement));
-        });
-    }
-
-    async fn deliver(self: Arc<Self>, mut arriving: mpsc::UnboundedReceiver<(Instant, u64, News)>) {
-        while let Some((at, connection, news)) = arriving.recv().await {
-            sleep_until(at).await;
-            self.arrive(connection, news);
-        }
-    }
-
-    fn arrive(&self, connection: u64, news: News) {
-        if lock(&self.state).connection != connection {
-            return;
-        }
-        match news {
-            News::Announced(announcement) => self.events.announced(announcement),
-            News::Subscribed(room) => self.events.subscribed(room),
-            News::Reset => self.events.reset(),
-        }
-    }
-
-    /// The supervisor of the subscriber connection.
-    async fn follow(self: Arc<Self>, mut changed: mpsc::UnboundedReceiver<Change>) {
-        let mut looks = tokio::time::interval(Duration::from_millis(250));
-        loop {
-            let change = tokio::select! {
-                biased;
-                change = changed.recv() => change,
-                _ = looks.tick() => {
-                    self.look_after();
-                    continue;
-                }
-            };
-            let Some(change) = change else { return };
-            sleep(self.world.plan.subscribe_latency + self.latency() / 4).await;
-            let mut state = lock(&self.state);
-            match change {
-                // While there is no connection it waits for the next.
-                Change::Subscribe(_) if state.down_until.is_some() => {}
-                Change::Subscribe(room) => {
-                    if state.wanted.contains(&room) {
-                        state.subscribed.insert(room.clone());
-                        self.send(&mut state, News::Subscribed(room));
-                    }
-                }
-                Change::Unsubscribe(room) => {
-                    if !state.wanted.contains(&room) {
-                        state.subscribed.remove(&room);
-                    }
-                }
-            }
-        }
-    }
-
-    fn send(&self, state: &mut State, news: News) {
-        state.arrives = state.arrives.max(Instant::now() + self.latency() / 4);
-        let _ = self.news.send((state.arrives, state.connection, news));
-    }
-
-    /// A connection that is down comes back; one that is deaf is given up.
-    fn look_after(&self) {
-        let now = Instant::now();
-        let mut state = lock(&self.state);
-        if state.down_until.is_some_and(|until| until <= now) {
-            state.down_until = None;
-            let State { wanted, subscribed, .. } = &mut *state;
-            subscribed.clone_from(wanted);
-            for room in state.subscribed.clone() {
-                self.send(&mut state, News::Subscribed(room));
-            }
-            self.send(&mut state, News::Reset);
-        } else if state.deaf_until.is_some() && now - state.deaf_since >= DEAF {
-            self.world.count("subscriber: deaf, given up");
-            lose(&mut state, Duration::from_millis(200));
-        }
-    }
-
-    /// Announcements end; the connection is made anew after a while.
-    pub(crate) fn lose_subscriber(&self, down: Duration) {
-        lose(&mut lock(&self.state), down);
-    }
-
-    /// Announcements no longer arrive, and nobody is told.
-    pub(crate) fn go_deaf(&self, long: Duration) {
-        let now = Instant::now();
-        let mut state = lock(&self.state);
-        state.deaf_until = Some(now + long);
-        state.deaf_since = now;
-    }
-
     /// Commands fail for a while; what is under way has no answer.
     pub(crate) fn lose_commands(&self, down: Duration) {
         let mut state = lock(&self.state);
@@ -378,37 +203,6 @@ impl ModelBroker {
             Ok(answer)
         }
         .boxed()
-    }
-}
-
-fn lose(state: &mut State, down: Duration) {
-    let now = Instant::now();
-    state.connection += 1;
-    state.subscribed.clear();
-    state.down_until = Some(now + down);
-    if state.deaf_until.take().is_none() {
-        state.deaf_since = now;
-    }
-}
-
-impl World {
-    /// Stores a publication and announces it to every node.
-    fn store(&self, publication: &NewPublication) -> Receipt {
-        let room = &publication.room;
-        let mut truth = self.truth();
-        let receipt = truth.store.publish(publication, self.unix_ms());
-        if !receipt.duplicate {
-            truth.record.stored(room, &receipt.position, &publication.entry);
-        }
-        truth.observe(room);
-        drop(truth);
-        self.say(|| format!("store {room} {} {}", receipt.position, body_of(&publication.entry)));
-        let entry = (!receipt.duplicate).then(|| publication.entry.clone());
-        let announcement = Announcement { room: room.clone(), position: receipt.position.clone(), entry };
-        for broker in lock(&self.brokers).iter().flatten() {
-            broker.hear(&announcement);
-        }
-        receipt
     }
 }
 

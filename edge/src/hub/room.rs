@@ -1,3 +1,5 @@
+mod hand_out;
+mod links;
 mod memory;
 
 use std::{collections::VecDeque, sync::Arc};
@@ -7,9 +9,10 @@ use proto::{Position, Room};
 use service::limit;
 use tokio::{sync::oneshot, time::Instant};
 
+use self::hand_out::hand;
 use super::{budget::Budget, members::Members, page, replay::Replay, tail::Tail};
 use crate::{
-    interest::{LinkId, Placement, Wish},
+    interest::{LinkId, Placement},
     outbox::Outbox,
     protocol::{
         ServerMessage, Since,
@@ -213,135 +216,6 @@ impl HubRoom {
         self.end_replay(cx);
     }
 
-    /// Moves at once if its link is gone. True if it has one that serves it, and a better one to move to in its turn.
-    pub(super) fn check_place(&mut self, cx: &mut Cx<'_>) -> bool {
-        let placement = cx.placement;
-        // A page may have been asked for over the link that the room has moved away from.
-        if let Some(replay) = &mut self.replay {
-            replay.forget_read(|link| placement.get(link).is_none());
-        }
-        let served = self.link.is_some_and(|link| placement.get(link).is_some());
-        if served {
-            return !placement.is_still() && placement.place(&self.name).is_some_and(|best| self.link != Some(best.id));
-        }
-        self.place(cx);
-        false
-    }
-
-    /// Tells the links what is wanted of the room, given those that are up now.
-    pub(super) fn place(&mut self, cx: &mut Cx<'_>) {
-        self.move_to_best(cx.placement);
-    }
-
-    fn move_to_best(&mut self, placement: &Placement) {
-        if placement.is_still() && self.link.is_some_and(|link| placement.get(link).is_some()) {
-            return;
-        }
-        let Some(best) = placement.place(&self.name) else {
-            self.link = self.link.filter(|link| placement.get(*link).is_some());
-            return;
-        };
-        if self.link == Some(best.id) {
-            return;
-        }
-        // Back to the one it was moving away from: that one stays.
-        self.leaving.take_if(|leaving| *leaving == best.id);
-        let before = self.link.replace(best.id).filter(|link| placement.get(*link).is_some());
-        if let Some(before) = before {
-            self.abandon(placement, self.leaving);
-            self.leaving = Some(before);
-            #[cfg(simulation)]
-            if service::simulation::is_off(service::simulation::Check::MakeBeforeBreak) {
-                let leaving = self.leaving.take();
-                self.abandon(placement, leaving);
-            }
-        }
-        // There may have been none to read over for a while.
-        if let Some(replay) = &mut self.replay {
-            replay.look_at_all();
-        }
-        self.ask(placement);
-    }
-
-    /// Asks the link for everything after where the room stands.
-    pub(super) fn ask(&mut self, placement: &Placement) {
-        if let Some(link) = self.link.and_then(|link| placement.get(link)) {
-            link.interest.set(self.name.clone(), Wish { wanted: true, position: self.received.clone() });
-            self.asked = true;
-            self.asked_from.clone_from(&self.received);
-        }
-    }
-
-    /// Tells the links that the room is no longer wanted.
-    pub(super) fn give_up(&self, placement: &Placement) {
-        self.abandon(placement, self.link);
-        self.abandon(placement, self.leaving);
-    }
-
-    fn abandon(&self, placement: &Placement, link: Option<LinkId>) {
-        if let Some(link) = link.and_then(|link| placement.get(link)) {
-            link.interest.set(self.name.clone(), Wish { wanted: false, position: None });
-        }
-    }
-
-    /// The link's answer to what was asked. `complete`: nothing was missed between our position and its.
-    pub(super) fn state(&mut self, from: LinkId, position: Position, complete: bool, cx: &mut Cx<'_>) {
-        if self.link != Some(from) {
-            return;
-        }
-        self.asked = false;
-        let leaving = self.leaving.take();
-        self.abandon(cx.placement, leaving);
-        match &self.received {
-            None => {
-                // Those who wait are admitted in the course of walks.
-                self.handed = position.clone();
-                self.received = Some(position);
-            }
-            Some(before) if !is_ahead(&position, before) => {}
-            // An answer to what was asked from elsewhere says nothing of what lies between.
-            Some(before) if complete || self.asked_from.as_ref() != Some(before) => self.ask(cx.placement),
-            Some(_) => self.lost(position, LostReason::Failover),
-        }
-    }
-
-    /// A link says that continuity is broken. Only the one that serves the room knows; of another, it is of the past.
-    /// `after`: where that link's delivery stood before.
-    pub(super) fn lost_by(
-        &mut self,
-        from: LinkId,
-        position: Position,
-        reason: LostReason,
-        after: Option<&Position>,
-        placement: &Placement,
-    ) {
-        let Some(received) = self.received.as_ref().filter(|_| self.link == Some(from)) else { return };
-        let waits = self.asked || self.dropped;
-        // What came before it was dropped here. It is asked for again, and what is lost is said again.
-        let missing = after.map_or(waits, |after| is_ahead(after, received));
-        // A store that was wiped has no epoch to name.
-        let left = received.epoch.generation() > position.epoch.generation() && !position.epoch.is_empty();
-        if !missing && !left {
-            self.lost(position, reason);
-        } else if missing && !waits {
-            self.ask(placement);
-        }
-    }
-
-    /// Continuity is broken: delivery goes on after `position`. `reason`: should the epoch be another one.
-    fn lost(&mut self, position: Position, reason: LostReason) {
-        let Some(received) = &mut self.received else { return };
-        let same = received.epoch == position.epoch;
-        // The same loss told twice, by two links, is one.
-        if same && received.seq >= position.seq {
-            return;
-        }
-        // A link may tell of more than this, from an epoch that we have left before.
-        let reason = if same { LostReason::History } else { reason };
-        received.clone_from(&position);
-        self.pending.push_back(Item::Lost { position, reason });
-    }
-
     /// A run of publications, encoded as stored; asks again when it does not follow on what was received.
     pub(super) fn publications(
         &mut self,
@@ -414,90 +288,6 @@ impl HubRoom {
         let replay = self.replay.as_ref().and_then(|replay| replay.deadline());
         self.waiting.iter().map(|waiting| waiting.deadline).chain(replay).min()
     }
-
-    /// Hands what is pending to at most `members` members, in slices of at most half an outbox. Returns how many
-    /// members it met, and how many frames were queued.
-    pub(super) fn walk(&mut self, members: usize, cx: &mut Cx<'_>) -> (usize, usize) {
-        let admitted = self.admit_waiting(members, cx);
-        let served = self.serve(members - admitted, cx);
-        let (met, queued) = self.walk_pending(members - admitted - served, cx);
-        (admitted + served + met, queued)
-    }
-
-    fn admit_waiting(&mut self, limit: usize, cx: &mut Cx<'_>) -> usize {
-        if self.received.is_none() {
-            return 0;
-        }
-        let admitted: Vec<_> = self.waiting.drain(..limit.min(self.waiting.len())).collect();
-        let count = admitted.len();
-        for joining in admitted {
-            self.admit(joining, cx);
-        }
-        count
-    }
-
-    fn walk_pending(&mut self, most: usize, cx: &mut Cx<'_>) -> (usize, usize) {
-        // Nothing is pending if those it was for have left.
-        if most == 0 || !self.has_pending() {
-            return (0, 0);
-        }
-        if !self.members.is_walking() {
-            self.begin_slice(cx);
-        }
-        let (mut met, mut queued) = (0, 0);
-        for member in self.members.walk(most) {
-            met += 1;
-            queued += hand(&self.name, &self.slice, member, cx.after_ms);
-        }
-        if !self.members.is_walking() {
-            self.slice.clear();
-            if self.pending.is_empty() {
-                // Bursts give their memory back.
-                self.slice.shrink_to(4);
-                self.pending.shrink_to(4);
-            }
-            if self.dropped
-                && self.pending.len() < limit(ROOM_PENDING) / 2
-                && self.pending_bytes < limit(ROOM_PENDING_BYTES) / 2
-            {
-                self.dropped = false;
-                self.ask(cx.placement);
-            }
-        }
-        (met, queued)
-    }
-
-    fn begin_slice(&mut self, cx: &mut Cx<'_>) {
-        // Not empty if the last one it was for has left.
-        self.slice.clear();
-        self.members.begin_walk();
-        // Without a member there is nothing to fit into.
-        let limits = self.members.first_limits();
-        let (mut frames, mut bytes) = (0, 0);
-        while let Some(item) = self.pending.front() {
-            let len = item.len();
-            let fits = limits.is_none_or(|max| frames < max.frames.div_ceil(2) && bytes + len <= max.bytes / 2);
-            if !fits && frames > 0 {
-                break;
-            }
-            frames += 1;
-            bytes += len;
-            if let Some(item) = self.pending.pop_front() {
-                self.pending_bytes -= item.len();
-                self.extend_tail(&item, cx);
-                self.slice.push(item);
-            }
-        }
-        if let Some(replay) = &mut self.replay {
-            replay.moved_on();
-        }
-    }
-}
-
-/// Whether the position is further in our epoch, or in a later one; a store that was wiped has none to name.
-fn is_ahead(position: &Position, of: &Position) -> bool {
-    let (theirs, ours) = (&position.epoch, &of.epoch);
-    if theirs == ours { position.seq > of.seq } else { theirs.is_empty() || theirs.generation() >= ours.generation() }
 }
 
 impl Item {
@@ -507,18 +297,4 @@ impl Item {
             Self::Lost { .. } => 0,
         }
     }
-}
-
-/// Puts a slice into a member's outbox. Returns how many frames were queued.
-fn hand(room: &Room, slice: &[Item], member: &Outbox, after_ms: &mut dyn FnMut() -> u64) -> usize {
-    for (queued, item) in slice.iter().enumerate() {
-        let frame = match item {
-            Item::Publication { frame, .. } => frame.clone(),
-            Item::Lost { position, reason } => ServerMessage::lost(room, position, *reason, after_ms()).frame(),
-        };
-        if !member.push(frame) {
-            return queued;
-        }
-    }
-    slice.len()
 }
