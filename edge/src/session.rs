@@ -8,31 +8,27 @@ mod automatic;
 mod broadcasts;
 mod limits;
 mod rate;
+mod requests;
+mod results;
 mod rooms;
 #[cfg(test)]
 mod tests;
 
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
-use proto::{Key, Position, Room};
-use service::limit;
+use proto::{Position, Room};
 use tokio::time::Instant;
 
 use crate::{
-    authorize::{Admission, Decision},
     close::CloseReason,
-    interest::LinkId,
-    protocol::{
-        ClientMessage, ErrorCode, Malformed, Request, ServerMessage, Since,
-        server::{Ack, Left},
-    },
+    protocol::{ClientMessage, ErrorCode, Malformed, Request, ServerMessage, Since, server::Left},
 };
 pub use automatic::{AutomaticRoom, AutomaticRooms};
 pub use broadcasts::Forward;
 pub use limits::Settings;
 use limits::{Charge, Limits};
 use rate::Verdict;
-use rooms::{Busy, Membership, RoomState, Rooms, Step, Waiting};
+use rooms::{Busy, RoomState, Rooms, Step, Waiting};
 
 /// Requests of one connection that wait for a busy room, or for a receipt, all rooms together.
 const MAX_WAITING: usize = 256;
@@ -217,195 +213,9 @@ impl Session {
         }
     }
 
-    /// The answer to [`Action::Authorize`].
-    pub fn authorized(&mut self, op: OpId, room: &Room, admission: Admission, actions: &mut Vec<Action>) {
-        let Some(Step::Authorizing { id, since }) = self.take_step(op, room) else { return };
-        let Admission { decision, grant } = admission;
-        let (code, text) = match decision {
-            Decision::Allowed { publish } => {
-                self.start_joining(room.clone(), Joining { id, publish, grant, since }, actions);
-                return;
-            }
-            Decision::Denied => (ErrorCode::NotAuthorized, format!("you may not join {room}")),
-            Decision::Unavailable => {
-                (ErrorCode::AuthorizationUnavailable, "the backend did not answer whether you may join".to_owned())
-            }
-        };
-        actions.push(error(id.as_deref(), code, &text, Some(room)));
-        // A *no* ends a membership; no answer does not.
-        if decision == Decision::Denied && self.rooms.membership(room).is_some() {
-            self.start_leaving(room, None, Some(ErrorCode::NotAuthorized.as_str()), actions);
-        } else {
-            self.resume(room, actions);
-        }
-    }
-
-    /// The answer to [`Action::Join`].
-    pub fn joined(&mut self, op: OpId, room: &Room, outcome: JoinOutcome, actions: &mut Vec<Action>) {
-        let Some(Step::Joining { id, publish }) = self.take_step(op, room) else { return };
-        match outcome {
-            JoinOutcome::Joined | JoinOutcome::CatchingUp => {
-                self.rooms.state(room).membership = Some(Membership { publish });
-            }
-            JoinOutcome::Unavailable => {
-                actions.push(error(id.as_deref(), ErrorCode::Unavailable, "no fanout node answers", Some(room)));
-            }
-        }
-        self.resume(room, actions);
-    }
-
-    /// The answer to [`Action::Leave`].
-    pub fn left(&mut self, op: OpId, room: &Room, actions: &mut Vec<Action>) {
-        let Some(Step::Leaving) = self.take_step(op, room) else { return };
-        self.resume(room, actions);
-    }
-
-    /// What [`Action::Publish`] forwarded went over this link; its receipt is to come.
-    pub fn sent(&mut self, room: &Room, via: LinkId) {
-        if let Some(broadcasts) = self.rooms.broadcasts(room) {
-            broadcasts.sent(via);
-        }
-    }
-
-    /// The answer to [`Action::Publish`].
-    pub fn receipt(&mut self, op: OpId, room: &Room, receipt: Receipt, now: Instant, actions: &mut Vec<Action>) {
-        let Some(broadcasts) = self.rooms.broadcasts(room) else { return };
-        let (answers, next) = broadcasts.receipt(op, receipt, now);
-        self.waiting -= answers.len();
-        for (id, receipt) in answers {
-            match (receipt, id.as_deref()) {
-                (Ok(Stored { position, duplicate }), Some(id)) => {
-                    let ack = Ack { room, epoch: &position.epoch, seq: position.seq, duplicate };
-                    actions.push(Action::Send(ServerMessage::Ack { id, payload: ack }.frame()));
-                }
-                (Ok(_), None) => {}
-                (Err(failure), id) => actions.push(error(id, failure.code, &failure.text, Some(room))),
-            }
-        }
-        actions.extend(next.map(|forward| Action::Publish { room: room.clone(), forward }));
-        self.rooms.forget_if_idle(room);
-    }
-
     /// Rooms the client is a member of, or waits for.
     pub fn rooms(&self) -> impl Iterator<Item = &Room> {
         self.rooms.names()
-    }
-
-    fn or_wait(&mut self, room: Room, request: Waiting, actions: &mut Vec<Action>) {
-        let held = self.rooms.held_bytes();
-        let Some(busy) = self.rooms.busy(&room) else {
-            self.handle(room, request, actions);
-            return;
-        };
-        if self.waiting < limit(MAX_WAITING) && held + request.bytes() <= MAX_WAITING_BYTES {
-            busy.queue.push_back(request);
-            self.waiting += 1;
-        } else {
-            self.refuse(request.id(), &room, actions);
-        }
-    }
-
-    fn handle(&mut self, room: Room, request: Waiting, actions: &mut Vec<Action>) {
-        match request {
-            // What waited behind it was asked later: it is not cancelled.
-            Waiting::Leave { id } if self.rooms.membership(&room).is_some() => {
-                self.start_leaving(&room, id, None, actions);
-            }
-            Waiting::Leave { id } => actions.push(left(id.as_deref(), &room)),
-            Waiting::Join { id, since, grant } => self.join(room, id, since, grant, actions),
-            Waiting::Broadcast { id, body, key } => match self.rooms.membership(&room) {
-                Some(Membership { publish: true }) => self.broadcast(room, id, &body, key, actions),
-                Some(_) => {
-                    let text = format!("you may only listen in {room}");
-                    actions.push(error(id.as_deref(), ErrorCode::NotAuthorized, &text, Some(&room)));
-                }
-                None => {
-                    let text = format!("join {room} first");
-                    actions.push(error(id.as_deref(), ErrorCode::NotJoined, &text, Some(&room)));
-                }
-            },
-        }
-    }
-
-    fn broadcast(&mut self, room: Room, id: Id, body: &str, key: Option<Key>, actions: &mut Vec<Action>) {
-        if self.waiting >= limit(MAX_WAITING) || self.rooms.held_bytes() + body.len() > MAX_WAITING_BYTES {
-            self.refuse(id.as_deref(), &room, actions);
-            return;
-        }
-        self.next_op = self.next_op.wrapping_add(1);
-        let op = self.next_op;
-        // Ours is unique among all connections, and much shorter than a key may be.
-        let ours = || Key::try_new(&format!("{}-{op}", self.connection)).ok().flatten();
-        let key_is_ours = key.is_none();
-        let Some(key) = key.or_else(ours) else { return };
-        let deadline = self.now + self.settings.publish_timeout;
-        let body = Bytes::copy_from_slice(body.as_bytes());
-        let forward = Forward { op, body, key, key_is_ours, deadline, alone: false, via: None };
-        self.waiting += 1;
-        let forward = self.rooms.broadcasts_or_new(&room).push(id, forward);
-        actions.extend(forward.map(|forward| Action::Publish { room, forward }));
-    }
-
-    fn refuse(&mut self, id: Option<&str>, room: &Room, actions: &mut Vec<Action>) {
-        self.full.inc();
-        actions.push(error(id, ErrorCode::RateLimited, "too many requests wait for an answer", Some(room)));
-    }
-
-    fn join(&mut self, room: Room, id: Id, since: Option<Since>, grant: Option<Box<str>>, actions: &mut Vec<Action>) {
-        if let Some(automatic) = self.automatic.iter().find(|automatic| automatic.room == room) {
-            let publish = automatic.publish;
-            self.start_joining(room, Joining { id, publish, grant: None, since }, actions);
-            return;
-        }
-        let own = self.rooms.names().filter(|name| !self.is_automatic(name)).count();
-        if own >= self.settings.max_rooms && !self.rooms.contains(&room) {
-            let text = format!("at most {} rooms a connection", self.settings.max_rooms);
-            actions.push(error(id.as_deref(), ErrorCode::TooManyRooms, &text, Some(&room)));
-            return;
-        }
-        let op = self.start(&room, Step::Authorizing { id, since });
-        actions.push(Action::Authorize { op, room, grant });
-    }
-
-    fn leave(&mut self, room: &Room, id: Id, actions: &mut Vec<Action>) {
-        if self.rooms.busy(room).is_some_and(|busy| matches!(busy.step, Step::Leaving)) {
-            // One is under way: what was asked in between is cancelled, and this one answered after it.
-            self.cancel_waiting(room, actions);
-            self.or_wait(room.clone(), Waiting::Leave { id }, actions);
-            return;
-        }
-        let joining = self.cancel_step(room, actions);
-        self.cancel_waiting(room, actions);
-        if joining || self.rooms.membership(room).is_some() {
-            self.start_leaving(room, id, None, actions);
-        } else {
-            self.rooms.forget_if_idle(room);
-            actions.push(left(id.as_deref(), room));
-        }
-    }
-
-    /// Cancels the join under way. True if the hub knows of it.
-    fn cancel_step(&mut self, room: &Room, actions: &mut Vec<Action>) -> bool {
-        let Some(busy) = self.rooms.busy(room) else { return false };
-        let step = std::mem::replace(&mut busy.step, Step::Idle);
-        let joining = matches!(step, Step::Joining { .. });
-        if let Step::Authorizing { id, .. } | Step::Joining { id, .. } = step {
-            actions.push(cancelled(id.as_deref(), room));
-        }
-        joining
-    }
-
-    /// Answers what waits behind a join that is cancelled: joins are cancelled as well, and a broadcast comes too early.
-    fn cancel_waiting(&mut self, room: &Room, actions: &mut Vec<Action>) {
-        let Some(queue) = self.rooms.take_queue(room) else { return };
-        self.waiting -= queue.len();
-        for request in queue {
-            match request {
-                Waiting::Join { id, .. } => actions.push(cancelled(id.as_deref(), room)),
-                Waiting::Leave { id } => actions.push(left(id.as_deref(), room)),
-                Waiting::Broadcast { .. } => self.handle(room.clone(), request, actions),
-            }
-        }
     }
 
     fn start_joining(&mut self, room: Room, joining: Joining, actions: &mut Vec<Action>) {

@@ -3,6 +3,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::authorize::{Admission, Decision};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const SETTINGS: Settings = Settings { max_rooms: 2, publish_timeout: TIMEOUT, rate: 1000, burst: 1000 };
