@@ -3,12 +3,12 @@
 //!
 //! **Driven**: all that ships between a client's socket and the store: read and write pump, session, hub, upstream (links
 //! with their backoff, placement, broadcasts), attachments, dispatcher, room, publishing; the tasks themselves, on tokio's
-//! single-threaded scheduler. **Models**: time (tokio's, paused), randomness (`service::rng`), the network ([`network`]),
-//! the store ([`store`]) and a node's way to it ([`broker`]), clients ([`client`]) and publishers.
+//! single-threaded scheduler. **Models**: time (tokio's, paused), randomness (`service::rng`), the network (`network`),
+//! the store (`store`) and a node's way to it (`broker`), clients (`client`) and publishers.
 //!
-//! - [`plan`]: what a seed decides. `faults`: what goes wrong, when.
-//! - [`checker`]: what each client must see; what the store must have.
-//! - [`run`]: one seed, from the first to the last moment.
+//! - `plan`: what a seed decides. `faults`: what goes wrong, when.
+//! - `checker`: what each client must see; what the store must have.
+//! - `run`: one seed, from the first to the last moment.
 //!
 //! It is built with `--cfg simulation --cfg tokio_unstable` only (see the Makefile): without, this crate is empty.
 #![cfg(simulation)]
