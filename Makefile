@@ -3,7 +3,7 @@
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run test test-deploy test-js test-simulation simulate test-deep lint tools
+.PHONY: run test test-deploy test-js test-simulation simulate test-deep bench lint tools
 
 run:
 	cargo run --locked
@@ -44,6 +44,14 @@ test-deep: tools
 	python3 standalone/tests/mutations.py
 	cargo test --release -p standalone --test e2e --locked -- --ignored deep_
 	FROM=$$(date +%s) SECONDS=300 $(SIMULATION) --ignored --exact --nocapture seeds::explore
+
+# Fan-out to one room, CPU per delivery beside the floor's: servers on core 0, load on core 1. See bench/RESULTS.md.
+bench: tools
+	cargo build --release --locked -p edge -p fanout -p bench
+	target/release/bench room --members 1000 --rate 20000 --redis
+	target/release/bench room --members 5000 --rate 20000 --redis
+	target/release/bench room --members 1000 --redis
+	target/release/bench room --members 5000 --redis
 
 lint:
 	cargo fmt --all --check

@@ -1,0 +1,73 @@
+//! The floor: a bare program that writes a ready frame to each socket, and nothing else. What it costs is what the
+//! kernel costs.
+
+use std::{
+    io::{IoSlice, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+};
+
+use serde_json::json;
+
+use crate::{frames::server_text, payload::BODY_BYTES};
+
+/// Most frames that one vectored write takes.
+const MAX_FRAMES: usize = 64;
+
+/// Serves until its control connection ends: each body that comes in by it goes to every socket. `batched`: what came in
+/// meanwhile goes out by one vectored write per socket, instead of one write per frame. `padding`: bytes added to each frame.
+pub(crate) fn serve(batched: bool, padding: usize) -> anyhow::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    eprintln!("{}", json!({"message": "listening", "ws": listener.local_addr()?}));
+    // The first connection is the control's; it says how many others there will be.
+    let (mut control, _) = listener.accept()?;
+    let mut count = [0; 8];
+    control.read_exact(&mut count)?;
+    let mut sockets = Vec::new();
+    for _ in 0..u64::from_be_bytes(count) {
+        let (socket, _) = listener.accept()?;
+        socket.set_nodelay(true)?;
+        sockets.push(socket);
+    }
+    control.write_all(b"!")?;
+    let mut buffer = vec![0; MAX_FRAMES * BODY_BYTES];
+    let mut filled = 0;
+    loop {
+        let count = control.read(&mut buffer[filled..])?;
+        if count == 0 {
+            return Ok(());
+        }
+        filled += count;
+        let whole = filled - filled % BODY_BYTES;
+        let frames: Vec<_> = buffer[..whole].chunks(BODY_BYTES).map(|body| frame(body, padding)).collect();
+        buffer.copy_within(whole..filled, 0);
+        filled -= whole;
+        write(&mut sockets, &frames, batched)?;
+    }
+}
+
+/// The frame of a body, made longer by so many bytes.
+fn frame(body: &[u8], padding: usize) -> Vec<u8> {
+    let mut text = body.to_vec();
+    text.resize(body.len() + padding, b' ');
+    server_text(&text)
+}
+
+fn write(sockets: &mut [TcpStream], frames: &[Vec<u8>], batched: bool) -> std::io::Result<()> {
+    if batched {
+        let slices: Vec<_> = frames.iter().map(|frame| IoSlice::new(frame)).collect();
+        let length: usize = frames.iter().map(Vec::len).sum();
+        for socket in sockets {
+            let written = socket.write_vectored(&slices)?;
+            if written < length {
+                socket.write_all(&frames.concat()[written..])?;
+            }
+        }
+    } else {
+        for frame in frames {
+            for socket in &mut *sockets {
+                socket.write_all(frame)?;
+            }
+        }
+    }
+    Ok(())
+}
