@@ -17,17 +17,15 @@ use fanout::broker::{
 };
 use futures_util::{FutureExt as _, future::BoxFuture};
 use proto::{Position, Room};
-use rand::Rng as _;
 use service::{Lifecycle, limit};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     plan::Plan,
-    record::body_of,
     world::{World, lock, one_in, up_to},
 };
 
