@@ -7,7 +7,7 @@ mod grant;
 
 use proto::Room;
 
-pub use backend::{Backend, BackendConfig, BackendUrl, ClientError, JoinRoutes, Metrics};
+pub use backend::{Backend, BackendConfig, BackendUrl, JoinRoutes, Metrics};
 use grant::Granted;
 pub use grant::Grants;
 

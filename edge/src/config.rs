@@ -20,7 +20,8 @@ use crate::{
     connection,
     defaults::RESERVED_FILES,
     hub,
-    keys::{self, Keys},
+    keys::{self, Issuer, Keys},
+    outbound::ClientError,
     session, upstream,
 };
 
@@ -53,8 +54,14 @@ impl Config {
 
     /// Checks what one setting alone does not show. `Err` is one line that names the setting.
     pub fn new(flags: Flags, secrets: Secrets) -> Result<Self, String> {
-        if secrets.keys.jwt.is_empty() {
-            return Err("JWT_SECRET or JWT_SECRET_FILE is required: without it nobody could connect".to_owned());
+        match (secrets.keys.jwt.is_empty(), &flags.jwks_url) {
+            (true, None) => {
+                return Err(
+                    "JWT_SECRET, JWT_SECRET_FILE or JWKS_URL is required: without it nobody could connect".into()
+                );
+            }
+            (false, Some(_)) => return Err("JWT_SECRET and JWKS_URL exclude each other: one signs tokens".into()),
+            _ => {}
         }
         if flags.ping_period >= flags.pong_wait {
             return Err("PING_PERIOD must be less than PONG_WAIT".to_owned());
@@ -82,6 +89,13 @@ impl Config {
     pub fn warn(&self) {
         if self.secrets.keys.jwt.iter().any(|secret| secret.expose().len() < SHORT_SECRET_BYTES) {
             tracing::warn!("a JWT_SECRET has less than {SHORT_SECRET_BYTES} bytes: it is easily guessed");
+        }
+        let Some(jwks) = &self.flags.jwks_url else { return };
+        if jwks.is_open() {
+            tracing::warn!("JWKS_URL is http: whoever is on the way can sign tokens");
+        }
+        if self.secrets.keys.grant.is_empty() && !self.flags.grant_ttl.is_zero() {
+            tracing::warn!("grants are off: with JWKS_URL they need GRANT_SECRET");
         }
     }
 
@@ -122,10 +136,15 @@ impl Config {
         self.flags.max_connections_per_user
     }
 
-    pub(crate) fn keys(&self) -> Keys {
+    /// With the task that keeps an issuer's keys, if they are an issuer's.
+    pub(crate) fn keys(&self) -> Result<(Keys, Option<Issuer>), ClientError> {
         let (issuer, audience) = (self.flags.jwt_issuer.clone(), self.flags.jwt_audience.clone());
         let settings = keys::Settings { issuer, audience, grant_ttl: self.flags.grant_ttl };
-        Keys::new(settings, self.secrets.keys.clone())
+        let secrets = self.secrets.keys.clone();
+        match self.flags.jwks_url.clone() {
+            Some(url) => Keys::of_issuer(url, settings, secrets).map(|(keys, issuer)| (keys, Some(issuer))),
+            None => Ok((Keys::new(settings, secrets), None)),
+        }
     }
 
     pub(crate) fn secret_files(&self) -> Vec<(Named, SecretFile)> {
@@ -220,6 +239,8 @@ mod tests {
             (&["--client-burst", "0"], "--client-burst"),
             (&["--max-message-bytes", "2MiB"], "MAX_MESSAGE_BYTES"),
             (&["--ws-origins", "nonsense"], "WS_ORIGINS"),
+            (&["--jwks-url", "ftp://id.example/jwks"], "--jwks-url"),
+            (&["--jwks-url", "https://id.example/jwks"], "JWKS_URL"),
             (&["--backend-url", "ftp://x"], "--backend-url"),
             (&["--backend-url", "http://x/?a=b"], "--backend-url"),
             (&["--join-routes", "order-{id}=/orders/{id}"], "JOIN_ROUTES"),
@@ -235,5 +256,7 @@ mod tests {
         }
         let flags = Flags::try_parse_from(["edge"]).unwrap();
         assert!(Config::new(flags, Secrets::default()).unwrap_err().contains("JWT_SECRET"));
+        let flags = Flags::try_parse_from(["edge", "--jwks-url", "https://id.example/jwks"]).unwrap();
+        assert!(Config::new(flags, Secrets::default()).is_ok());
     }
 }

@@ -29,6 +29,7 @@ pub mod hub;
 pub mod interest;
 pub mod keys;
 pub mod metrics;
+pub mod outbound;
 pub mod outbox;
 pub mod protocol;
 mod server;

@@ -18,6 +18,7 @@ use crate::{
     defaults::MAX_FAREWELLS,
     drain::goodbye,
     hub::Hub,
+    keys::Keys,
     metrics::Metrics,
     outbox,
     upgrade::{Gate, upgrade},
@@ -54,7 +55,12 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     for driver in drivers {
         lifecycle.spawn_vital(driver);
     }
-    let keys = config.keys();
+    let (keys, issuer) = config.keys().context("set up the client for JWKS_URL")?;
+    if let Some(issuer) = issuer {
+        issuer.metrics().register(registry.sub_registry_with_prefix("espigon_edge"));
+        let (keeping, until) = (issuer.keep(keys.clone()), end.clone());
+        lifecycle.spawn_vital(async move { until.run_until_cancelled(keeping).await });
+    }
     let upstream = Upstream::new(config.upstream(keys.clone()), metrics.clone());
     upstream.spawn(&hub, &connections, lifecycle, &end);
 
@@ -88,7 +94,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     lifecycle.spawn_vital(accept::serve_http1(listener, router, lifecycle.clone(), closing.clone()));
     let window = config.drain_window();
     lifecycle.spawn(drain(lifecycle.clone(), connections.clone(), window, sockets, end, closing));
-    ops::spawn(ops, Arc::new(registry), readiness(lifecycle, upstream, connections), lifecycle);
+    ops::spawn(ops, Arc::new(registry), readiness(lifecycle, upstream, connections, keys), lifecycle);
     tracing::info!(ws = %bound.ws, ops = %bound.ops, "listening");
     Ok(bound)
 }
@@ -111,7 +117,7 @@ pub(crate) async fn drain(
     closing.cancel();
 }
 
-fn readiness(lifecycle: &Lifecycle, upstream: Upstream, connections: Arc<Connections>) -> ops::Readiness {
+fn readiness(lifecycle: &Lifecycle, upstream: Upstream, connections: Arc<Connections>, keys: Keys) -> ops::Readiness {
     let lifecycle = lifecycle.clone();
     Arc::new(move || {
         if lifecycle.is_draining() {
@@ -120,6 +126,8 @@ fn readiness(lifecycle: &Lifecycle, upstream: Upstream, connections: Arc<Connect
             Err("no link to a fanout node yet".to_owned())
         } else if !upstream.has_one_store() {
             Err("fanout nodes do not share one store".to_owned())
+        } else if !keys.are_there() {
+            Err("no keys from JWKS_URL yet".to_owned())
         } else if connections.is_full() {
             Err("MAX_CONNECTIONS reached".to_owned())
         } else {

@@ -44,7 +44,7 @@ pub struct Gate {
 
 /// The route's handler.
 pub async fn upgrade(State(gate): State<Gate>, request: Request) -> Response {
-    match gate.admit(request) {
+    match gate.admit(request).await {
         Ok(response) => response,
         Err(refusal) => {
             gate.context.metrics.refused(refusal.code.as_str());
@@ -54,19 +54,19 @@ pub async fn upgrade(State(gate): State<Gate>, request: Request) -> Response {
 }
 
 impl Gate {
-    fn admit(&self, mut request: Request) -> Result<Response, Refusal> {
+    async fn admit(&self, mut request: Request) -> Result<Response, Refusal> {
         let handshake = Handshake::check(&request)?;
         self.check_state()?;
         self.check_origin(request.headers())?;
         let token = handshake.token(&request);
         let mut place = self.context.connections.reserve().ok_or(Refusal::OVERLOADED)?;
-        let verified = self.verify(token.as_deref()).and_then(|claims| {
+        let verified = self.verify(token.as_deref()).await.and_then(|claims| {
             if place.belong_to(&claims.user) { Ok(claims) } else { Err(Refusal::TOO_MANY_CONNECTIONS) }
         });
         let farewell = match &verified {
             Ok(_) => None,
             // A browser is told by its socket, as long as not too many are being told.
-            Err(refusal) if handshake.offers_realtime => {
+            Err(refusal) if handshake.offers_realtime && *refusal != Refusal::NO_KEYS => {
                 Some(self.farewells.clone().try_acquire_owned().map_err(|_| refusal.clone())?)
             }
             Err(refusal) => return Err(refusal.clone()),
@@ -114,12 +114,13 @@ impl Gate {
         if known { Ok(()) } else { Err(Refusal::ORIGIN) }
     }
 
-    fn verify(&self, token: Option<&str>) -> Result<Claims, Refusal> {
+    async fn verify(&self, token: Option<&str>) -> Result<Claims, Refusal> {
         let token = token.ok_or(Refusal::TOKEN_MISSING)?;
-        self.context.keys.now().verifier.verify(token, self.context.clock.unix_secs()).map_err(|error| match error {
+        self.context.keys.verify(token, &self.context.clock).await.map_err(|error| match error {
             TokenError::Expired => Refusal::TOKEN_EXPIRED,
-            TokenError::Invalid(reason) => {
-                tracing::debug!(reason, "refuse a token");
+            TokenError::Unavailable => Refusal::NO_KEYS,
+            TokenError::Invalid(_) | TokenError::UnknownKey => {
+                tracing::debug!(reason = %error, "refuse a token");
                 Refusal::TOKEN_INVALID
             }
         })

@@ -31,15 +31,26 @@ async def redis():
         await process.wait()
 
 
-@contextlib.asynccontextmanager
-async def backend():
+def backend():
     """Lets everybody in."""
-    yes = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n{"allowed":true}'
+    return answering('{"allowed":true}')
+
+
+def issuer():
+    """Of tokens; the key is that of RFC 8037, appendix A.2."""
+    key = '{"kty":"OKP","crv":"Ed25519","kid":"k","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}'
+    return answering(f'{{"keys":[{key}]}}')
+
+
+@contextlib.asynccontextmanager
+async def answering(body):
+    """An HTTP server with one answer."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
 
     async def answer(reader, writer):
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while await reader.readuntil(b"\r\n\r\n"):
-                writer.write(yes)
+                writer.write((head + body).encode())
         writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)

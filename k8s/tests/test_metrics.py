@@ -15,7 +15,7 @@ import binaries
 from crowd import token
 from kubelet import free_port, http
 from manifests import ROOT
-from outside import backend
+from outside import backend, issuer
 
 K8S = ROOT / "k8s"
 RULE = yaml.safe_load((K8S / "components" / "alerts" / "prometheus-rule.yaml").read_text())
@@ -53,8 +53,11 @@ async def shown():
     link, api, ws = free_port(), free_port(), free_port()
     fanout = {"LINK_LISTEN": f"127.0.0.1:{link}", "API_LISTEN": f"127.0.0.1:{api}"}
     async with backend() as judge, process("fanout", fanout) as fanout_ops:
-        edge = {"LISTEN": f"127.0.0.1:{ws}", "FANOUT_ADDR": f"http://127.0.0.1:{link}", "JWT_SECRET": "secret"}
-        async with process("edge", edge | {"BACKEND_URL": f"http://127.0.0.1:{judge}"}) as edge_ops:
+        edge = {"LISTEN": f"127.0.0.1:{ws}", "FANOUT_ADDR": f"http://127.0.0.1:{link}"}
+        async with issuer() as keys, process("edge", edge | {"JWKS_URL": f"http://127.0.0.1:{keys}"}) as edge_ops:
+            of_keys = await metrics(edge_ops)
+        with_backend = {"JWT_SECRET": "secret", "BACKEND_URL": f"http://127.0.0.1:{judge}"}
+        async with process("edge", edge | with_backend) as edge_ops:
             with pytest.raises(InvalidStatus):
                 await connect(f"ws://127.0.0.1:{ws}/ws", proxy=None)
             bearer = {"Authorization": f"Bearer {token('secret', 'user')}"}
@@ -68,7 +71,7 @@ async def shown():
             async with asyncio.timeout(PATIENCE):
                 while "espigon_edge_closed_total{" not in (edge_text := await metrics(edge_ops)):
                     await asyncio.sleep(0.05)
-            return edge_text + await metrics(fanout_ops)
+            return of_keys + edge_text + await metrics(fanout_ops)
 
 
 async def metrics(ops):

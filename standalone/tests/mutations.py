@@ -34,7 +34,7 @@ MUTATIONS = [
     ("authorize/backend/answer.rs", "StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS =>", "StatusCode::REQUEST_TIMEOUT =>", "authorize::backend::answer::tests::statuses_speak_first"),
     ("authorize/backend/answer.rs", "if body.trim_ascii_start().first() != Some(&b'{') {", "if body.is_empty() {", "authorize::backend::answer::tests::only_the_json_agreed_on_is_an_answer"),
     ("authorize/backend/routes.rs", '"" | "." | ".."', '"" | "."', "authorize::backend::routes::tests::the_first_route_that_matches_is_asked"),
-    ("authorize/backend/question.rs", "redirect::Policy::none()", "redirect::Policy::default()", "authorize::backend::tests::redirects_are_not_followed"),
+    ("outbound.rs", "redirect::Policy::none()", "redirect::Policy::default()", "authorize::backend::tests::redirects_are_not_followed"),
     ("authorize/grant.rs", "(granted.expires_ms > now_ms).then_some(granted)", "Some(granted).filter(|_| now_ms >= 0)", "authorize::grant::tests::a_grant_is_good_for_its_room_its_user_and_its_time"),
     ("authorize/grant.rs", "[claimed, &length, room.as_bytes(), user.as_bytes()]", "[claimed, &length[..0], room.as_bytes(), user.as_bytes()]", "authorize::grant::tests::a_grant_is_good_for_its_room_its_user_and_its_time"),
     ("authorize/grant.rs", "hmac::verify(key, &signed, tag).is_ok()", "hmac::verify(key, &signed, tag).is_ok() || true", "authorize::grant::tests::what_is_forged_or_broken_is_none"),

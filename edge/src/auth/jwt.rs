@@ -1,14 +1,16 @@
-//! Tokens signed with a shared secret (`PROTOCOL.md`, section 5).
+//! Tokens signed with a shared secret, or with a key of an issuer (`PROTOCOL.md`, section 5).
 //!
 //! The library checks form, family, signature, `iss` and `aud`; times are checked here, so that `now` can be passed in
 //! and `exp` and `nbf` have each their own leeway.
 
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, errors::ErrorKind};
+use std::collections::HashMap;
+
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header, errors::ErrorKind};
 use serde::Deserialize;
 use serde_json::{Number, Value};
 use service::settings::Secret;
 
-use super::{Claims, RoomClaims, UserId};
+use super::{Claims, IssuerKeys, RoomClaims, UserId};
 
 /// How far the signer's clock may be ahead of ours, in seconds.
 const NBF_LEEWAY_S: f64 = 10.0;
@@ -23,38 +25,46 @@ pub enum TokenError {
     Invalid(&'static str),
     #[error("expired token")]
     Expired,
+    /// The issuer may have new keys.
+    #[error("no key of that kid")]
+    UnknownKey,
+    #[error("the issuer's keys cannot be had")]
+    Unavailable,
 }
 
-/// Checks tokens against one or more secrets.
+/// Checks tokens.
 #[derive(Debug)]
-pub struct Verifier {
-    keys: Box<[DecodingKey]>,
-    validation: Validation,
+pub struct Verifier(Keyring);
+
+/// What tokens may be signed with: secrets, which verify HMAC and nothing else, or an issuer's keys, each of which
+/// verifies the one algorithm of its kind. Never both, so that no public key can be taken for a secret.
+#[derive(Debug)]
+enum Keyring {
+    Secrets {
+        keys: Box<[DecodingKey]>,
+        rules: Validation,
+    },
+    /// By `kid`.
+    Issuer(HashMap<Box<str>, (DecodingKey, Validation)>),
 }
+
+/// The algorithms of issuers' keys.
+const ASYMMETRIC: [Algorithm; 3] = [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
 
 impl Verifier {
     /// Each of `secrets` verifies, with HS256, HS384 or HS512. `issuer` and `audience`, when given, must be in the token.
     pub fn hs256(secrets: &[Secret], issuer: Option<&str>, audience: Option<&str>) -> Self {
-        let mut validation = Validation::new(Algorithm::HS256);
-        validation.algorithms = vec![Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
-        // By the machine's clock, and with one leeway for both: ours are in `check_times`.
-        validation.validate_exp = false;
-        validation.validate_nbf = false;
-        // Set but absent from the token would pass, if they were not required as well.
-        let mut required = Vec::new();
-        if let Some(issuer) = issuer {
-            validation.set_issuer(&[issuer]);
-            required.push("iss");
-        }
-        if let Some(audience) = audience {
-            validation.set_audience(&[audience]);
-            required.push("aud");
-        }
-        // Without an audience of ours, tokens that name one would be refused.
-        validation.validate_aud = audience.is_some();
-        validation.set_required_spec_claims(&required);
         let keys = secrets.iter().map(|secret| DecodingKey::from_secret(secret.expose().as_bytes())).collect();
-        Self { keys, validation }
+        let rules = rules(&[Algorithm::HS256, Algorithm::HS384, Algorithm::HS512], issuer, audience);
+        Self(Keyring::Secrets { keys, rules })
+    }
+
+    /// The key that the token names by its `kid` verifies it.
+    pub fn issuer(keys: &IssuerKeys, issuer: Option<&str>, audience: Option<&str>) -> Self {
+        let with_rules = |(kid, algorithm, key): (&str, Algorithm, &DecodingKey)| {
+            (kid.into(), (key.clone(), rules(&[algorithm], issuer, audience)))
+        };
+        Self(Keyring::Issuer(keys.iter().map(with_rules).collect()))
     }
 
     pub fn verify(&self, token: &str, now_unix_s: i64) -> Result<Claims, TokenError> {
@@ -65,26 +75,71 @@ impl Verifier {
     }
 
     fn decode(&self, token: &str) -> Result<Payload, TokenError> {
-        let mut refusal = "signature";
-        for key in &self.keys {
-            match decode::<Payload>(token, key, &self.validation) {
-                // Whoever marks a header as critical wants tokens refused where it is not understood (RFC 7515, 4.1.11).
-                Ok(data) if data.header.crit.is_some() => return Err(TokenError::Invalid("critical header")),
-                Ok(data) => return Ok(data.claims),
-                // Another secret may have signed it.
-                Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => {}
-                Err(error) => {
-                    refusal = reason(error.kind());
-                    break;
+        match &self.0 {
+            Keyring::Secrets { keys, rules } => {
+                let mut refusal = TokenError::Invalid(SIGNATURE);
+                for key in keys {
+                    match decode_with(token, key, rules) {
+                        // Another secret may have signed it.
+                        Err(TokenError::Invalid(SIGNATURE)) => {}
+                        Err(error) => {
+                            refusal = error;
+                            break;
+                        }
+                        decoded => return decoded,
+                    }
                 }
+                Err(refusal)
+            }
+            Keyring::Issuer(keys) => {
+                let header = decode_header(token).map_err(|error| TokenError::Invalid(reason(error.kind())))?;
+                // Before the keys are looked at: what no key could verify is no reason to ask the issuer.
+                if !ASYMMETRIC.contains(&header.alg) {
+                    return Err(TokenError::Invalid("algorithm"));
+                }
+                let kid = header.kid.ok_or(TokenError::Invalid("no kid"))?;
+                let (key, rules) = keys.get(&*kid).ok_or(TokenError::UnknownKey)?;
+                decode_with(token, key, rules)
             }
         }
-        Err(TokenError::Invalid(refusal))
     }
+}
+
+/// What the library checks: one of `algorithms`; `issuer` and `audience`, when given, in the token.
+fn rules(algorithms: &[Algorithm], issuer: Option<&str>, audience: Option<&str>) -> Validation {
+    // Times would be by the machine's clock, and with one leeway for both: ours are in `check_times`.
+    let algorithms = algorithms.to_vec();
+    let mut rules = Validation { algorithms, validate_exp: false, validate_nbf: false, ..Validation::default() };
+    // Set but absent from the token would pass, if they were not required as well.
+    let mut required = Vec::new();
+    if let Some(issuer) = issuer {
+        rules.set_issuer(&[issuer]);
+        required.push("iss");
+    }
+    if let Some(audience) = audience {
+        rules.set_audience(&[audience]);
+        required.push("aud");
+    }
+    // Without an audience of ours, tokens that name one would be refused.
+    rules.validate_aud = audience.is_some();
+    rules.set_required_spec_claims(&required);
+    rules
+}
+
+const SIGNATURE: &str = "signature";
+
+fn decode_with(token: &str, key: &DecodingKey, rules: &Validation) -> Result<Payload, TokenError> {
+    let data = decode::<Payload>(token, key, rules).map_err(|error| TokenError::Invalid(reason(error.kind())))?;
+    // Whoever marks a header as critical wants tokens refused where it is not understood (RFC 7515, 4.1.11).
+    if data.header.crit.is_some() {
+        return Err(TokenError::Invalid("critical header"));
+    }
+    Ok(data.claims)
 }
 
 fn reason(error: &ErrorKind) -> &'static str {
     match error {
+        ErrorKind::InvalidSignature => SIGNATURE,
         ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => "algorithm",
         ErrorKind::MissingRequiredClaim(claim) if claim == "iss" => "no iss",
         ErrorKind::MissingRequiredClaim(_) => "no aud",

@@ -35,13 +35,9 @@ use self::{
     places::Places,
     question::{Asker, Failure, Question, TokenHash},
 };
-pub use self::{
-    metrics::Metrics,
-    question::{BackendUrl, ClientError},
-    routes::JoinRoutes,
-};
+pub use self::{metrics::Metrics, question::BackendUrl, routes::JoinRoutes};
 use super::Decision;
-use crate::auth::UserId;
+use crate::{auth::UserId, outbound::ClientError};
 
 /// Answers kept at most: some 30 MB with names of usual length.
 const CACHED_ANSWERS: u64 = 100_000;

@@ -7,13 +7,14 @@ use service::settings::{Common, duration, listen_address, positive_duration, rat
 
 use crate::{
     authorize::{BackendUrl, JoinRoutes},
+    keys::JwksUrl,
     upstream::discovery::Discovery,
 };
 
 /// Holds browsers' sockets; meets the fanout tier over gRPC.
 ///
 /// Each setting is a flag and an environment variable. Secrets are environment variables only, or files named by them:
-/// JWT_SECRET or JWT_SECRET_FILE (required; all lines verify), GRANT_SECRET (default: the first of those), LINK_TOKEN or LINK_TOKEN_FILE.
+/// JWT_SECRET or JWT_SECRET_FILE (this or JWKS_URL is required; all lines verify), GRANT_SECRET (default: the first of those), LINK_TOKEN or LINK_TOKEN_FILE.
 #[derive(Debug, Clone, Parser)]
 #[command(version)]
 pub struct Flags {
@@ -31,6 +32,10 @@ pub struct Flags {
     /// Fanout nodes: `http://host:port`, comma-separated, or `dns://name:port`
     #[arg(long, env, default_value = "http://127.0.0.1:7000", value_parser = Discovery::parse)]
     pub fanout_addr: Discovery,
+
+    /// Where the issuer of tokens publishes its keys, if there is no JWT_SECRET
+    #[arg(long, env, value_parser = JwksUrl::try_new)]
+    pub jwks_url: Option<JwksUrl>,
 
     /// What `iss` of a token must be
     #[arg(long, env)]

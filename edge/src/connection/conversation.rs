@@ -273,7 +273,7 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
                 }
                 self.start(async move { Done::Published { op, room, receipt: receipt.await } }.boxed());
             }
-            Action::Authenticate { id, token } => self.authenticate(id.as_deref(), &token),
+            Action::Authenticate { id, token } => self.authenticate(id.as_deref(), &token).await,
         }
     }
 
@@ -289,8 +289,8 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
         self.start(asking.boxed());
     }
 
-    fn authenticate(&mut self, id: Option<&str>, token: &str) {
-        let verified = self.context.keys.now().verifier.verify(token, self.context.clock.unix_secs());
+    async fn authenticate(&mut self, id: Option<&str>, token: &str) {
+        let verified = self.context.keys.verify(token, &self.context.clock).await;
         let frame = match verified {
             Ok(claims) if claims.user == self.guest.claims.user => {
                 let payload = Authenticated { expires: claims.expires };
@@ -308,8 +308,12 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
             Err(TokenError::Expired) => {
                 ServerMessage::error(id, ErrorCode::TokenExpired, "the token has expired", None).frame()
             }
-            Err(TokenError::Invalid(reason)) => {
-                tracing::debug!(user = %self.guest.claims.user, reason, "verify a newer token");
+            Err(TokenError::Unavailable) => {
+                let text = "the key that the token names cannot be had now";
+                ServerMessage::error(id, ErrorCode::AuthorizationUnavailable, text, None).frame()
+            }
+            Err(error @ (TokenError::Invalid(_) | TokenError::UnknownKey)) => {
+                tracing::debug!(user = %self.guest.claims.user, reason = %error, "verify a newer token");
                 ServerMessage::error(id, ErrorCode::TokenInvalid, "the token is not valid", None).frame()
             }
         };

@@ -22,6 +22,11 @@ impl Refusal {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Draining, "this edge is about to stop");
     pub(super) const NOT_READY: Self =
         Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::NotReady, "this edge has not reached a fanout node yet");
+    pub(super) const NO_KEYS: Self = Self::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::NotReady,
+        "this edge cannot get the key that the token names",
+    );
     pub(super) const OVERLOADED: Self =
         Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Overloaded, "this edge takes no more sockets");
     pub(super) const ORIGIN: Self =
@@ -84,6 +89,7 @@ mod tests {
             (Refusal::TOO_MANY_CONNECTIONS, 429, "too_many_connections", true),
             (Refusal::DRAINING, 503, "draining", true),
             (Refusal::NOT_READY, 503, "not_ready", true),
+            (Refusal::NO_KEYS, 503, "not_ready", true),
             (Refusal::OVERLOADED, 503, "overloaded", true),
         ] {
             let response = refusal.response();

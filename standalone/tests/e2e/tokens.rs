@@ -4,7 +4,9 @@ use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::harness::{Backend, Client, Edge, Opening, SECRET, Stage, Token, eventually, now_s, soon};
+use crate::harness::{
+    Backend, Client, Edge, Issuer, Opening, SECRET, SigningKey, Stage, Token, eventually, now_s, soon,
+};
 
 /// The user that a token stands for at this edge, or why it does not.
 async fn who(edge: &Edge, token: &str) -> Result<String, String> {
@@ -121,6 +123,32 @@ async fn a_short_secret_is_warned_about_and_not_told() {
     assert!(!output.contains(short));
     let stage = Stage::plan().with("JWT_SECRET", secret).start().await;
     assert!(!stage.edge(0).process.output().contains("JWT_SECRET"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuers_keys_verify_and_change() {
+    let (old, new) = (SigningKey::generate("old"), SigningKey::generate("new"));
+    let issuer = Issuer::start();
+    issuer.publish(&[&old]);
+    let stage = Stage::plan().with("JWKS_URL", issuer.url()).start().await;
+    let (edge, ana) = (stage.edge(0), Token::of("ana"));
+    assert_eq!(who(edge, &ana.sign()).await, invalid(), "a secret is none of the issuer's keys");
+    let mut client = Client::connect(edge.ws, &ana.sign_by(&old)).await;
+    assert_eq!(client.join("lobby").await["grant"], Value::Null);
+    assert!(edge.process.output().contains("GRANT_SECRET"), "grants are off, and it is said");
+
+    issuer.publish(&[&new]);
+    // As the keys were fetched just before, it cannot be said that there is no such key.
+    assert_eq!(who(edge, &ana.sign_by(&new)).await, Err("not_ready".to_owned()));
+    let error = client.refused("auth", json!({"token": ana.sign_by(&new)})).await;
+    assert_eq!(code(&error), "authorization_unavailable");
+    assert!(error["retry_ms"].is_u64());
+    eventually("new keys", async || who(edge, &ana.sign_by(&new)).await.is_ok()).await;
+    assert!(client.ask("auth", json!({"token": ana.sign_by(&new)})).await.is("authenticated"));
+
+    issuer.stop();
+    assert!(who(edge, &ana.sign_by(&new)).await.is_ok());
+    assert_eq!(who(edge, &ana.sign_by(&old)).await, Err("not_ready".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

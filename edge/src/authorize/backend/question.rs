@@ -6,14 +6,17 @@ use std::{
 use aws_lc_rs::digest;
 use http::{StatusCode, header};
 use proto::Room;
-use reqwest::{Client, Response, Url, redirect};
+use reqwest::Client;
 
 use super::{
     BackendConfig,
     answer::{self, Answer, Verdict},
     routes::JoinRoutes,
 };
-use crate::auth::UserId;
+use crate::{
+    auth::UserId,
+    outbound::{self, ClientError},
+};
 
 /// Longest answer, in bytes: a hundred times what it needs, and small enough to hold one for each question under way.
 const MAX_ANSWER_BYTES: usize = 4 << 10;
@@ -45,12 +48,8 @@ pub struct BackendUrl(String);
 
 impl BackendUrl {
     pub fn try_new(text: &str) -> Result<Self, String> {
-        let url = Url::parse(text).map_err(|error| error.to_string())?;
-        if !matches!(url.scheme(), "http" | "https") {
-            Err("a backend's URL begins with http:// or https://".to_owned())
-        } else if !url.username().is_empty() || url.password().is_some() {
-            Err("no credentials in a URL: it is not kept like a secret".to_owned())
-        } else if url.query().is_some() || url.fragment().is_some() {
+        let url = outbound::parse_url(text)?;
+        if url.query().is_some() || url.fragment().is_some() {
             Err("the URL to which routes are added has neither ? nor #".to_owned())
         } else {
             Ok(Self(url.as_str().trim_end_matches('/').to_owned()))
@@ -67,7 +66,7 @@ pub(super) enum Failure {
     QueueTime,
     #[error("no answer in time")]
     Timeout,
-    #[error("{}", causes(.0))]
+    #[error("{}", outbound::causes(.0))]
     Transport(reqwest::Error),
     #[error("answered with status {0}")]
     Status(StatusCode),
@@ -97,23 +96,6 @@ impl From<reqwest::Error> for Failure {
     }
 }
 
-/// The library's own text says only which step failed.
-fn causes(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
-/// Why no HTTP client could be made.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", causes(.0))]
-pub struct ClientError(#[from] reqwest::Error);
-
 /// Asks one question at a time, over connections that are kept.
 #[derive(Debug)]
 pub(super) struct Asker {
@@ -125,13 +107,7 @@ pub(super) struct Asker {
 
 impl Asker {
     pub(super) fn new(config: BackendConfig) -> Result<Self, ClientError> {
-        let client = Client::builder()
-            // Where to ask is a setting; the environment and the backend have no say in it.
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .pool_max_idle_per_host(config.max_inflight)
-            .user_agent(concat!("espigon-edge/", env!("CARGO_PKG_VERSION")))
-            .build()?;
+        let client = outbound::client().pool_max_idle_per_host(config.max_inflight).build()?;
         Ok(Self { client, url: config.url, routes: config.routes, timeout: config.timeout })
     }
 
@@ -145,7 +121,10 @@ impl Asker {
             }
             let response = request.send().await?;
             match answer::verdict(response.status()) {
-                Verdict::ReadBody => answer::parse(&read(response).await?).ok_or(Failure::Malformed),
+                Verdict::ReadBody => {
+                    let body = outbound::body(response, MAX_ANSWER_BYTES).await?.ok_or(Failure::TooLong)?;
+                    answer::parse(&body).ok_or(Failure::Malformed)
+                }
                 Verdict::No => Ok(Answer::No),
                 Verdict::Unanswered => Err(Failure::Status(response.status())),
             }
@@ -163,18 +142,6 @@ fn traceparent() -> String {
     // All zeros would be invalid.
     let (trace, parent): (NonZeroU128, NonZeroU64) = rand::random();
     format!("00-{trace:032x}-{parent:016x}-00")
-}
-
-/// The body, as it comes, up to the limit: the backend's word on its length counts for nothing.
-async fn read(mut response: Response) -> Result<Vec<u8>, Failure> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        if body.len() + chunk.len() > MAX_ANSWER_BYTES {
-            return Err(Failure::TooLong);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
 }
 
 #[cfg(test)]
@@ -216,9 +183,7 @@ mod tests {
 
     #[test]
     fn bad_urls_are_refused() {
-        for bad in
-            ["", "backend", "backend:3000", "ftp://backend", "http://", "http://u:p@b", "http://b?x", "http://b#x"]
-        {
+        for bad in ["", "backend", "ftp://backend", "http://u:p@b", "http://b?x", "http://b#x"] {
             assert!(BackendUrl::try_new(bad).is_err(), "{bad}");
         }
     }

@@ -123,10 +123,12 @@ impl Edge {
         let mut environment = vec![
             ("LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
             ("FANOUT_ADDR".to_owned(), links.join(",")),
-            ("JWT_SECRET".to_owned(), SECRET.to_owned()),
             // Long enough to be seen, short enough to be waited for.
             ("DRAIN_WINDOW".to_owned(), "300ms".to_owned()),
         ];
+        if settings.iter().all(|(name, _)| name != "JWKS_URL") {
+            environment.push(("JWT_SECRET".to_owned(), SECRET.to_owned()));
+        }
         environment.extend(common());
         environment.extend_from_slice(settings);
         let process = Process::start(&workspace_binary("edge"), &[], &environment);

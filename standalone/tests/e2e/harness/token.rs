@@ -2,7 +2,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use service::Clock;
 
-use super::SECRET;
+use super::{SECRET, SigningKey};
 
 /// A token in the making: valid for an hour, and for all rooms, unless told otherwise.
 #[derive(Debug, Clone)]
@@ -25,6 +25,11 @@ impl Token {
 
     pub(crate) fn sign(&self) -> String {
         self.sign_with(Algorithm::HS256, SECRET)
+    }
+
+    pub(crate) fn sign_by(&self, key: &SigningKey) -> String {
+        let header = Header { kid: Some(key.kid.clone()), ..Header::new(Algorithm::EdDSA) };
+        encode(&header, &self.0, &key.private).unwrap()
     }
 
     pub(crate) fn sign_with(&self, algorithm: Algorithm, secret: &str) -> String {
