@@ -20,6 +20,7 @@ pub struct Metrics {
     pub members: Gauge,
     pub requests: Counter,
     pub malformed: Counter,
+    errors: Family<CodeLabel, Counter>,
     pub publications: Counter,
     pub duplicates: Counter,
     pub gaps: Counter,
@@ -98,6 +99,7 @@ impl Metrics {
             members: add(r, "members", "Members of all rooms"),
             requests: add(r, "requests", "Messages of clients that were understood"),
             malformed: add(r, "malformed", "Messages of clients that were not"),
+            errors: add(r, "errors", "Errors told to clients, by code"),
             publications: add(r, "publications", "Publications received that were new"),
             duplicates: add(r, "duplicates", "Publications received again, dropped"),
             gaps: add(r, "gaps", "Runs of publications that did not follow on, asked for again"),
@@ -128,6 +130,10 @@ impl Metrics {
 
     pub fn refused(&self, code: &'static str) {
         self.refused.get_or_create(&CodeLabel { code }).inc();
+    }
+
+    pub fn error(&self, code: &'static str) {
+        self.errors.get_or_create(&CodeLabel { code }).inc();
     }
 
     pub fn broadcast(&self, outcome: Outcome) {

@@ -46,6 +46,8 @@ type Id = Option<Box<str>>;
 pub enum Action {
     /// Put this frame into the outbox.
     Send(Bytes),
+    /// The same, of an error with this code.
+    Refuse(ErrorCode, Bytes),
     /// Ask whether the user may join; answer by [`Session::authorized`].
     Authorize {
         op: OpId,
@@ -280,11 +282,11 @@ struct Joining {
 fn rate_limited(id: Option<&str>, room: Option<&Room>, retry_ms: u32) -> Action {
     let text = "more messages than a client may send";
     let message = ServerMessage::error(id, ErrorCode::RateLimited, text, room.map(Room::as_str));
-    Action::Send(message.retry_in(retry_ms).frame())
+    Action::Refuse(ErrorCode::RateLimited, message.retry_in(retry_ms).frame())
 }
 
 fn error(id: Option<&str>, code: ErrorCode, text: &str, room: Option<&Room>) -> Action {
-    Action::Send(ServerMessage::error(id, code, text, room.map(Room::as_str)).frame())
+    Action::Refuse(code, ServerMessage::error(id, code, text, room.map(Room::as_str)).frame())
 }
 
 fn cancelled(id: Option<&str>, room: &Room) -> Action {

@@ -22,6 +22,7 @@ RULE = yaml.safe_load((K8S / "components" / "alerts" / "prometheus-rule.yaml").r
 ALERTS = [rule for group in RULE["spec"]["groups"] for rule in group["rules"]]
 DASHBOARD = json.loads((K8S / "dashboard.json").read_text())
 OPERATIONS = (ROOT / "OPERATIONS.md").read_text()
+SECURITY = (ROOT / "SECURITY.md").read_text()
 PATIENCE = 20
 
 
@@ -62,6 +63,7 @@ async def shown():
                 await connect(f"ws://127.0.0.1:{ws}/ws", proxy=None)
             bearer = {"Authorization": f"Bearer {token('secret', 'user')}"}
             async with connect(f"ws://127.0.0.1:{ws}/ws", additional_headers=bearer, proxy=None) as client:
+                await client.send('{"type":"join","payload":{"room":" not a room"}}')
                 await client.send('{"type":"join","payload":{"room":"lobby"}}')
                 await client.send('{"type":"broadcast","id":"b","payload":{"room":"lobby","body":1}}')
                 async with asyncio.timeout(PATIENCE):
@@ -126,3 +128,8 @@ def test_what_to_do_is_told_of_each_alert():
 def test_the_table_has_all_metrics(live):
     table = dict(re.findall(r"^\| `(espigon_\w+)` \| (\w+) \|", OPERATIONS, re.MULTILINE))
     assert table == live
+
+
+def test_what_counts_a_limit_is_there(live):
+    named = set(re.findall(r"`(espigon_\w+)`", SECURITY))
+    assert named and named <= set(live)

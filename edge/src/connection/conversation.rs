@@ -1,5 +1,6 @@
 use std::{future::pending, pin::Pin, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use proto::Room;
 use rand::Rng as _;
@@ -164,7 +165,7 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
         self.outbox.push(ServerMessage::Welcome { payload }.frame());
         for (name, code) in &automatic.refused {
             let text = "the token's automatic room cannot be joined";
-            self.outbox.push(ServerMessage::error(None, *code, text, Some(name)).frame());
+            self.refuse(*code, ServerMessage::error(None, *code, text, Some(name)).frame());
         }
     }
 
@@ -250,6 +251,7 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
             Action::Send(frame) => {
                 self.outbox.push(frame);
             }
+            Action::Refuse(code, frame) => self.refuse(code, frame),
             Action::Close(_) => {}
             Action::Authorize { op, room, grant } => self.authorize(op, room, grant),
             Action::Join { op, room, id, publish, grant, since } => {
@@ -291,32 +293,36 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
 
     async fn authenticate(&mut self, id: Option<&str>, token: &str) {
         let verified = self.context.keys.verify(token, &self.context.clock).await;
-        let frame = match verified {
-            Ok(claims) if claims.user == self.guest.claims.user => {
-                let payload = Authenticated { expires: claims.expires };
-                self.heartbeat.token_expires(Instant::now() + self.context.left_of(&claims));
-                self.timer.as_mut().reset(self.heartbeat.deadline());
-                // Where the backend decides, what it allowed stands.
-                let by_claims = self.context.authorizer.is_by_claims();
-                let covers = |room: &Room| !by_claims || claims.rooms.cover(room);
-                self.session.claims_changed(AutomaticRooms::of(&claims).rooms, covers, &mut self.actions);
-                self.guest.claims = Arc::new(claims);
-                self.guest.token = token.into();
-                ServerMessage::Authenticated { id, payload }.frame()
-            }
-            Ok(_) => ServerMessage::error(id, ErrorCode::TokenInvalid, "the token is another user's", None).frame(),
-            Err(TokenError::Expired) => {
-                ServerMessage::error(id, ErrorCode::TokenExpired, "the token has expired", None).frame()
-            }
+        let (code, text) = match verified {
+            Ok(claims) if claims.user == self.guest.claims.user => return self.authenticated(id, token, claims),
+            Ok(_) => (ErrorCode::TokenInvalid, "the token is another user's"),
+            Err(TokenError::Expired) => (ErrorCode::TokenExpired, "the token has expired"),
             Err(TokenError::Unavailable) => {
-                let text = "the key that the token names cannot be had now";
-                ServerMessage::error(id, ErrorCode::AuthorizationUnavailable, text, None).frame()
+                (ErrorCode::AuthorizationUnavailable, "the key that the token names cannot be had now")
             }
             Err(error @ (TokenError::Invalid(_) | TokenError::UnknownKey)) => {
                 tracing::debug!(user = %self.guest.claims.user, reason = %error, "verify a newer token");
-                ServerMessage::error(id, ErrorCode::TokenInvalid, "the token is not valid", None).frame()
+                (ErrorCode::TokenInvalid, "the token is not valid")
             }
         };
+        self.refuse(code, ServerMessage::error(id, code, text, None).frame());
+    }
+
+    fn authenticated(&mut self, id: Option<&str>, token: &str, claims: Claims) {
+        let payload = Authenticated { expires: claims.expires };
+        self.heartbeat.token_expires(Instant::now() + self.context.left_of(&claims));
+        self.timer.as_mut().reset(self.heartbeat.deadline());
+        // Where the backend decides, what it allowed stands.
+        let by_claims = self.context.authorizer.is_by_claims();
+        let covers = |room: &Room| !by_claims || claims.rooms.cover(room);
+        self.session.claims_changed(AutomaticRooms::of(&claims).rooms, covers, &mut self.actions);
+        self.guest.claims = Arc::new(claims);
+        self.guest.token = token.into();
+        self.outbox.push(ServerMessage::Authenticated { id, payload }.frame());
+    }
+
+    fn refuse(&self, code: ErrorCode, frame: Bytes) {
+        self.context.metrics.error(code.as_str());
         self.outbox.push(frame);
     }
 

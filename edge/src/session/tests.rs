@@ -93,7 +93,7 @@ fn admission(decision: Decision) -> Admission {
 fn describe(action: &Action) -> String {
     let id = |id: &Id| id.as_deref().unwrap_or("-").to_owned();
     match action {
-        Action::Send(frame) => {
+        Action::Send(frame) | Action::Refuse(_, frame) => {
             let json = crate::test_support::json_of(frame);
             let kind = json["payload"]["code"].as_str().or(json["type"].as_str()).unwrap().to_owned();
             format!("{kind} {}", json["id"].as_str().unwrap_or("-"))

@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::{
     },
 };
 
-use crate::harness::{Client, Stage, Token, soon};
+use crate::harness::{Client, Stage, Token, metric, soon};
 
 fn join(room: &str) -> String {
     json!({"type": "join", "id": "7", "payload": {"room": room}}).to_string()
@@ -134,6 +134,7 @@ async fn a_connection_has_so_many_rooms() {
         (&error["code"], &error["room"], &error["retry_ms"]),
         (&json!("too_many_rooms"), &json!("three"), &Value::Null)
     );
+    assert_eq!(metric(stage.edge(0).ops, r#"espigon_edge_errors_total{code="too_many_rooms"}"#).await, 1);
     ana.ask("leave", json!({"room": "one"})).await;
     stage.edge(0).connect("bob").await.join("one").await;
     let mut other = stage.edge(0).connect("ana").await;
