@@ -9,6 +9,7 @@ use queues::Limits;
 use service::{
     invocation::{self, Task},
     settings::{self, Common},
+    tls::{Files, ServerTls},
     watch::SecretFile,
 };
 
@@ -40,6 +41,7 @@ pub struct Config {
     flags: Flags,
     secrets: Secrets,
     origins: Arc<Origins>,
+    tls: Option<Arc<ServerTls>>,
 }
 
 impl Config {
@@ -81,14 +83,20 @@ impl Config {
         if flags.grant_ttl > MAX_GRANT_TTL {
             return Err("GRANT_TTL must not be more than 1h".to_owned());
         }
+        let (cert, key) = (("TLS_CERT", flags.tls_cert.as_deref()), ("TLS_KEY", flags.tls_key.as_deref()));
+        let tls = Files::of(cert, key, None)?.map(|files| ServerTls::new(files, &[b"http/1.1"]));
+        let tls = tls.transpose().map_err(|error| format!("TLS_CERT, TLS_KEY: {error}"))?;
         let origins = Origins::parse(flags.ws_origins.as_deref()).map_err(|error| format!("WS_ORIGINS: {error}"))?;
-        Ok(Self { flags, secrets, origins: Arc::new(origins) })
+        Ok(Self { flags, secrets, origins: Arc::new(origins), tls: tls.map(Arc::new) })
     }
 
     /// Says what is allowed but unwise; to be called once there is a log.
     pub fn warn(&self) {
         if self.secrets.keys.jwt.iter().any(|secret| secret.expose().len() < SHORT_SECRET_BYTES) {
             tracing::warn!("a JWT_SECRET has less than {SHORT_SECRET_BYTES} bytes: it is easily guessed");
+        }
+        if self.tls.is_none() && !self.flags.listen.ip().is_loopback() {
+            tracing::warn!("LISTEN is without TLS: something before the edge must end it");
         }
         let Some(jwks) = &self.flags.jwks_url else { return };
         if jwks.is_open() {
@@ -126,6 +134,10 @@ impl Config {
 
     pub(crate) fn origins(&self) -> Arc<Origins> {
         self.origins.clone()
+    }
+
+    pub(crate) fn tls(&self) -> Option<Arc<ServerTls>> {
+        self.tls.clone()
     }
 
     pub(crate) fn drain_window(&self) -> Duration {
@@ -239,6 +251,8 @@ mod tests {
             (&["--client-burst", "0"], "--client-burst"),
             (&["--max-message-bytes", "2MiB"], "MAX_MESSAGE_BYTES"),
             (&["--ws-origins", "nonsense"], "WS_ORIGINS"),
+            (&["--tls-cert", "/nowhere.pem"], "TLS_KEY"),
+            (&["--tls-cert", "/nowhere.pem", "--tls-key", "/nowhere.key"], "/nowhere.pem"),
             (&["--jwks-url", "ftp://id.example/jwks"], "--jwks-url"),
             (&["--jwks-url", "https://id.example/jwks"], "JWKS_URL"),
             (&["--backend-url", "ftp://x"], "--backend-url"),

@@ -11,7 +11,7 @@ mod heartbeat;
 mod pumps;
 mod read_pump;
 mod replays;
-mod socket_writer;
+pub mod socket;
 #[cfg(test)]
 mod tests;
 mod write_pump;
@@ -26,7 +26,7 @@ use conversation::Conversation;
 pub use conversation::Guest;
 pub use pumps::Pumps;
 use read_pump::ReadPump;
-pub use socket_writer::SocketWriter;
+pub use socket::SocketWriter;
 
 /// How one half of the connection ended first.
 enum Ended {

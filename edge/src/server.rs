@@ -91,7 +91,13 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     };
     let router = Router::new().route("/ws", get(upgrade)).with_state(gate);
     let closing = CancellationToken::new();
-    lifecycle.spawn_vital(accept::serve_http1(listener, router, lifecycle.clone(), closing.clone()));
+    let tls = config.tls();
+    if let Some(tls) = tls.clone() {
+        let help = "TLS handshakes that failed";
+        registry.sub_registry_with_prefix("espigon_edge").register("tls_failures", help, tls.failures.clone());
+        lifecycle.spawn(end.clone().run_until_cancelled_owned(tls.watch()));
+    }
+    lifecycle.spawn_vital(accept::serve_https1(listener, tls, router, lifecycle.clone(), closing.clone()));
     let window = config.drain_window();
     lifecycle.spawn(drain(lifecycle.clone(), connections.clone(), window, sockets, end, closing));
     ops::spawn(ops, Arc::new(registry), readiness(lifecycle, upstream, connections, keys), lifecycle);

@@ -13,14 +13,14 @@ use axum::{
     response::Response,
 };
 use hyper_util::rt::TokioIo;
-use service::Lifecycle;
-use tokio::{net::TcpStream, sync::Semaphore};
+use service::{Lifecycle, Socket};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::{
     auth::{Claims, Origins, TokenError},
     close::CloseReason,
-    connection::{self, Context, Guest, Pumps, SocketWriter},
+    connection::{self, Context, Guest, Pumps, socket},
     connections::Place,
     defaults::FAREWELL,
     outbox::Outbox,
@@ -143,12 +143,11 @@ async fn serve(
     lifecycle: &Lifecycle,
 ) {
     // Our accept loop serves nothing else.
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-        tracing::error!("an upgraded connection is not a TCP stream");
+    let Ok(parts) = upgraded.downcast::<TokioIo<Socket>>() else {
+        tracing::error!("an upgraded connection is none of our accept loop's");
         return;
     };
-    let (reader, writer) = parts.io.into_inner().into_split();
-    let writer = SocketWriter::new(writer);
+    let (reader, writer) = socket::split(parts.io.into_inner());
     let rules = context.outbox_rules.clone();
     let outbox = match &guest {
         Ok(guest) => Arc::new(Outbox::new(guest.claims.user.clone(), rules)),

@@ -9,7 +9,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use crate::Lifecycle;
+use crate::{Lifecycle, Socket, tls::ServerTls};
 
 /// Connections the kernel keeps for us between two accepts; it caps the number by `net.core.somaxconn` (4096 since 5.4).
 const BACKLOG: i32 = 4096;
@@ -37,7 +37,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Binds a TCP listener. `send_buffer` is set on it so that every accepted socket inherits it.
 pub fn bind(address: SocketAddr, send_buffer: Option<usize>) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for the old sockets' TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -77,6 +77,17 @@ fn is_of_the_peer(error: &io::Error) -> bool {
 /// Serves HTTP/1.1 with upgrades on every connection until `closing`; each is a task of its own, which then finishes the
 /// request under way.
 pub async fn serve_http1(listener: TcpListener, router: Router, lifecycle: Lifecycle, closing: CancellationToken) {
+    serve_https1(listener, None, router, lifecycle, closing).await;
+}
+
+/// As [`serve_http1`], by TLS if there is any.
+pub async fn serve_https1(
+    listener: TcpListener,
+    tls: Option<Arc<ServerTls>>,
+    router: Router,
+    lifecycle: Lifecycle,
+    closing: CancellationToken,
+) {
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
     let places = Arc::new(Semaphore::new(MAX_OPEN));
@@ -90,10 +101,14 @@ pub async fn serve_http1(listener: TcpListener, router: Router, lifecycle: Lifec
             request.extensions_mut().insert(ConnectInfo(peer));
             request
         });
-        let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)).with_upgrades();
-        let closing = closing.clone();
+        let (http, tls, closing) = (http.clone(), tls.clone(), closing.clone());
         lifecycle.spawn(async move {
-            let mut connection = pin!(connection);
+            let socket = match secured(stream, tls.as_deref()).await {
+                Ok(socket) => socket,
+                Err(error) => return tracing::debug!(%peer, %error, "do a TLS handshake"),
+            };
+            let service = TowerToHyperService::new(service);
+            let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service).with_upgrades());
             let served = tokio::select! {
                 served = connection.as_mut() => served,
                 () = closing.cancelled() => {
@@ -106,5 +121,13 @@ pub async fn serve_http1(listener: TcpListener, router: Router, lifecycle: Lifec
             }
             drop(place);
         });
+    }
+}
+
+/// The connection, once its TLS handshake is done.
+pub async fn secured(stream: TcpStream, tls: Option<&ServerTls>) -> io::Result<Socket> {
+    match tls {
+        Some(tls) => tls.accept(stream).await,
+        None => Ok(Socket::Plain(stream)),
     }
 }

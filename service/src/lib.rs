@@ -2,6 +2,7 @@
 //!
 //! - [`lifecycle`]: every task is tracked; two-stage shutdown; signals to exit code.
 //! - [`accept`]: listening sockets and the HTTP/1.1 accept loop, bounded in head size and time.
+//! - [`tls`], [`socket`]: certificates that are renewed while in use; a connection, with TLS or without.
 //! - [`ops`]: `/livez`, `/readyz`, `/metrics`.
 //! - [`settings`]: durations, sizes, rates, secrets; one clear line for a bad one.
 //! - [`invocation`], [`healthcheck`]: what the command line asks for besides serving.
@@ -23,7 +24,9 @@ mod random;
 pub mod settings;
 #[cfg(simulation)]
 pub mod simulation;
+pub mod socket;
 pub mod telemetry;
+pub mod tls;
 pub mod watch;
 
 pub use backoff::Backoff;
@@ -31,3 +34,4 @@ pub use clock::Clock;
 pub use lifecycle::Lifecycle;
 pub use limit::limit;
 pub use random::{RandomState, rng};
+pub use socket::Socket;

@@ -1,6 +1,6 @@
 //! What can be set by flags and environment variables.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
 use service::settings::{Common, duration, listen_address, positive_duration, rate, size};
@@ -24,6 +24,14 @@ pub struct Flags {
     /// Where clients connect: `/ws`
     #[arg(long, env, default_value = "0.0.0.0:8080", value_parser = listen_address)]
     pub listen: SocketAddr,
+
+    /// The certificate with which `wss://` is served, a chain in PEM; renewed while in use [default: no TLS]
+    #[arg(long, env)]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Its key, in PEM
+    #[arg(long, env)]
+    pub tls_key: Option<PathBuf>,
 
     /// `/livez`, `/readyz`, `/metrics`
     #[arg(long, env, default_value = "0.0.0.0:9100", value_parser = listen_address)]

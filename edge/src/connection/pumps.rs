@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{socket_writer::SocketWriter, write_pump::WritePump};
+use super::{socket::SocketWriter, write_pump::WritePump};
 use crate::outbox::Outbox;
 
 /// Pumps driven between two yields: about a millisecond of writing, so that others get their turn.

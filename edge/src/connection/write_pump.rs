@@ -87,17 +87,22 @@ impl<W: AsyncWrite + Unpin> WritePump<W> {
                     self.frames.truncate(usize::from(self.partial));
                     continue;
                 }
-                Poll::Pending => {
-                    let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(self.write_wait)));
-                    ready!(stalled.as_mut().poll(cx));
-                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-                }
+                Poll::Pending => return self.poll_stalled(cx),
             };
             self.stalled = None;
             self.advance(written);
         }
         queues::Outbox::<CloseReason>::give_back(&mut self.frames);
-        Poll::Ready(Ok(()))
+        // What TLS has taken may still be with it.
+        let Poll::Ready(flushed) = Pin::new(&mut self.writer).poll_flush(cx) else { return self.poll_stalled(cx) };
+        self.stalled = None;
+        Poll::Ready(flushed)
+    }
+
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(self.write_wait)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
