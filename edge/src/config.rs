@@ -5,11 +5,12 @@ mod secrets;
 
 use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
+use prometheus_client::metrics::counter::Counter;
 use queues::Limits;
 use service::{
     invocation::{self, Task},
     settings::{self, Common},
-    tls::{Files, ServerTls},
+    tls::{ClientTls, Files, Protocols, ServerTls, TlsError},
     watch::SecretFile,
 };
 
@@ -35,13 +36,18 @@ const MIN_SEND_QUEUE: usize = 8;
 /// What a grant says cannot be taken back before it ends, but for a removal.
 const MAX_GRANT_TTL: Duration = Duration::from_hours(1);
 
+/// WebSockets begin with HTTP/1.1, links are HTTP/2.
+const WS_PROTOCOLS: Protocols = &[b"http/1.1"];
+const LINK_PROTOCOLS: Protocols = &[b"h2"];
+
 /// Settings that go together.
 #[derive(Debug, Clone)]
 pub struct Config {
     flags: Flags,
     secrets: Secrets,
     origins: Arc<Origins>,
-    tls: Option<Arc<ServerTls>>,
+    tls: Option<Files>,
+    link_tls: Option<ClientTls>,
 }
 
 impl Config {
@@ -84,10 +90,15 @@ impl Config {
             return Err("GRANT_TTL must not be more than 1h".to_owned());
         }
         let (cert, key) = (("TLS_CERT", flags.tls_cert.as_deref()), ("TLS_KEY", flags.tls_key.as_deref()));
-        let tls = Files::of(cert, key, None)?.map(|files| ServerTls::new(files, &[b"http/1.1"]));
-        let tls = tls.transpose().map_err(|error| format!("TLS_CERT, TLS_KEY: {error}"))?;
+        let tls = Files::of(cert, key, None)?;
+        if let Some(files) = &tls {
+            ServerTls::new(files.clone(), WS_PROTOCOLS, Counter::default())
+                .map_err(|error| format!("TLS_CERT, TLS_KEY: {error}"))?;
+        }
+        let link_tls = flags.link_tls.files()?.map(|files| ClientTls::new(files, LINK_PROTOCOLS)).transpose();
+        let link_tls = link_tls.map_err(|error| format!("LINK_TLS_CERT, LINK_TLS_KEY, LINK_TLS_CA: {error}"))?;
         let origins = Origins::parse(flags.ws_origins.as_deref()).map_err(|error| format!("WS_ORIGINS: {error}"))?;
-        Ok(Self { flags, secrets, origins: Arc::new(origins), tls: tls.map(Arc::new) })
+        Ok(Self { flags, secrets, origins: Arc::new(origins), tls, link_tls })
     }
 
     /// Says what is allowed but unwise; to be called once there is a log.
@@ -136,8 +147,10 @@ impl Config {
         self.origins.clone()
     }
 
-    pub(crate) fn tls(&self) -> Option<Arc<ServerTls>> {
-        self.tls.clone()
+    /// `failures` counts handshakes that fail.
+    pub(crate) fn tls(&self, failures: &Counter) -> Result<Option<ServerTls>, TlsError> {
+        let files = self.tls.clone();
+        files.map(|files| ServerTls::new(files, WS_PROTOCOLS, failures.clone())).transpose()
     }
 
     pub(crate) fn drain_window(&self) -> Duration {
@@ -208,7 +221,7 @@ impl Config {
             keys,
             name: format!("edge-{boot:016x}"),
             boot,
-            transport: Arc::new(upstream::Grpc),
+            transport: Arc::new(upstream::Grpc::new(&self.flags.fanout_addr, self.link_tls.clone())),
         }
     }
 }
@@ -252,6 +265,7 @@ mod tests {
             (&["--max-message-bytes", "2MiB"], "MAX_MESSAGE_BYTES"),
             (&["--ws-origins", "nonsense"], "WS_ORIGINS"),
             (&["--tls-cert", "/nowhere.pem"], "TLS_KEY"),
+            (&["--link-tls-cert", "/nowhere.pem", "--link-tls-key", "/nowhere.key"], "LINK_TLS_CA"),
             (&["--tls-cert", "/nowhere.pem", "--tls-key", "/nowhere.key"], "/nowhere.pem"),
             (&["--jwks-url", "ftp://id.example/jwks"], "--jwks-url"),
             (&["--jwks-url", "https://id.example/jwks"], "JWKS_URL"),

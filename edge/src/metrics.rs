@@ -14,6 +14,7 @@ use crate::close::CloseReason;
 pub struct Metrics {
     pub connections: Gauge,
     pub accepted: Counter,
+    pub tls_failures: Counter,
     refused: Family<CodeLabel, Counter>,
     closed: Family<ReasonLabel, Counter>,
     pub rooms: Gauge,
@@ -93,6 +94,7 @@ impl Metrics {
         Self {
             connections: add(r, "connections", "Sockets open"),
             accepted: add(r, "accepted", "Sockets that got a welcome"),
+            tls_failures: add(r, "tls_failures", "TLS handshakes that failed"),
             refused: add(r, "refused", "Sockets refused, by code"),
             closed: add(r, "closed", "Connections ended, by reason"),
             rooms: add(r, "rooms", "Rooms in the hub"),

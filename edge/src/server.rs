@@ -42,6 +42,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     let mut registry = Registry::default();
     let metrics = Arc::new(Metrics::new(&mut registry));
     let authorizer = authorizer(&config, &mut registry)?;
+    let tls_failures = metrics.tls_failures.clone();
 
     let connections =
         Connections::new(config.max_connections(files), config.max_connections_per_user(), metrics.clone());
@@ -91,10 +92,8 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     };
     let router = Router::new().route("/ws", get(upgrade)).with_state(gate);
     let closing = CancellationToken::new();
-    let tls = config.tls();
+    let tls = config.tls(&tls_failures).context("read TLS_CERT, TLS_KEY")?.map(Arc::new);
     if let Some(tls) = tls.clone() {
-        let help = "TLS handshakes that failed";
-        registry.sub_registry_with_prefix("espigon_edge").register("tls_failures", help, tls.failures.clone());
         lifecycle.spawn(end.clone().run_until_cancelled_owned(tls.watch()));
     }
     lifecycle.spawn_vital(accept::serve_https1(listener, tls, router, lifecycle.clone(), closing.clone()));

@@ -1,12 +1,14 @@
 //! The settings: environment variables, each but the secrets also a flag. All are parsed and checked together before
 //! any port is bound.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
+use prometheus_client::metrics::counter::Counter;
 use service::{
     invocation::{self, Task},
-    settings::{self, Common, Secret},
+    settings::{self, Common, LinkTls, Secret},
+    tls::{Files, ServerTls},
     watch::{self, Found, SecretFile},
 };
 
@@ -22,11 +24,22 @@ pub struct Config {
     #[command(flatten)]
     pub common: Common,
 
+    #[command(flatten)]
+    pub link_tls: LinkTls,
+
+    /// The certificate of the publish API, a chain in PEM; renewed while in use [default: no TLS]
+    #[arg(long, env)]
+    pub api_tls_cert: Option<PathBuf>,
+
+    /// Its key, in PEM
+    #[arg(long, env)]
+    pub api_tls_key: Option<PathBuf>,
+
     /// Where `/livez`, `/readyz` and `/metrics` are served
     #[arg(long, env, default_value = "0.0.0.0:9101", value_parser = settings::listen_address)]
     pub ops_listen: SocketAddr,
 
-    /// gRPC for edges. Beyond loopback it needs `LINK_TOKEN`
+    /// gRPC for edges. Beyond loopback it needs `LINK_TOKEN` or `LINK_TLS_CERT`
     #[arg(long, env, default_value = ":7000", value_parser = settings::listen_address)]
     pub link_listen: SocketAddr,
 
@@ -108,6 +121,9 @@ impl Config {
                 shutdown_timeout: Duration::from_secs(40),
                 allow_plaintext: false,
             },
+            link_tls: LinkTls::default(),
+            api_tls_cert: None,
+            api_tls_key: None,
             ops_listen: loopback,
             link_listen: loopback,
             api_listen: loopback,
@@ -145,11 +161,27 @@ impl Config {
         })
     }
 
+    /// `failures` counts handshakes that fail. `Err` names the setting that is wrong.
+    pub(crate) fn link_tls(&self, failures: &Counter) -> Result<Option<ServerTls>, String> {
+        let tls = self.link_tls.files()?.map(|files| ServerTls::new(files, &[b"h2"], failures.clone()));
+        tls.transpose().map_err(|error| format!("LINK_TLS_CERT, LINK_TLS_KEY, LINK_TLS_CA: {error}"))
+    }
+
+    pub(crate) fn api_tls(&self, failures: &Counter) -> Result<Option<ServerTls>, String> {
+        let cert = ("API_TLS_CERT", self.api_tls_cert.as_deref());
+        let files = Files::of(cert, ("API_TLS_KEY", self.api_tls_key.as_deref()), None)?;
+        let tls = files.map(|files| ServerTls::new(files, &[b"h2", b"http/1.1"], failures.clone()));
+        tls.transpose().map_err(|error| format!("API_TLS_CERT, API_TLS_KEY: {error}"))
+    }
+
     /// Whether the settings fit together. The error names the setting to change.
     pub fn check(&self) -> Result<(), String> {
+        let (link_tls, api_tls) = (self.link_tls(&Counter::default())?, self.api_tls(&Counter::default())?);
         let plaintext = self.common.allow_plaintext;
-        exposure("LINK_LISTEN", self.link_listen, "LINK_TOKEN", self.secrets.link_token.is_some(), plaintext)?;
-        exposure("API_LISTEN", self.api_listen, "API_KEYS", !self.secrets.api_keys.is_empty(), plaintext)?;
+        let proof = self.secrets.link_token.is_some() || link_tls.is_some();
+        exposure("LINK_LISTEN", self.link_listen, "LINK_TOKEN", proof, plaintext || link_tls.is_some())?;
+        let keys = !self.secrets.api_keys.is_empty();
+        exposure("API_LISTEN", self.api_listen, "API_KEYS", keys, plaintext || api_tls.is_some())?;
         if self.max_publish_bytes > MAX_BODY {
             return Err("MAX_PUBLISH_BYTES: at most 1MiB".to_owned());
         }
@@ -218,6 +250,15 @@ mod tests {
         let mut config = Config::for_development();
         config.max_publish_bytes = 2 << 20;
         assert!(config.check().unwrap_err().contains("MAX_PUBLISH_BYTES"));
+        let mut config = Config::for_development();
+        config.api_tls_cert = Some("/nowhere.pem".into());
+        assert!(config.check().unwrap_err().contains("API_TLS_KEY"));
+        config.api_tls_key = Some("/nowhere.key".into());
+        assert!(config.check().unwrap_err().contains("/nowhere.pem"));
+        let mut config = Config::for_development();
+        config.link_tls.link_tls_cert = Some("/nowhere.pem".into());
+        config.link_tls.link_tls_key = Some("/nowhere.key".into());
+        assert!(config.check().unwrap_err().contains("LINK_TLS_CA"));
         let mut config = Config::for_development();
         config.secrets.redis_password = Some(Secret::new("x"));
         assert!(config.check().unwrap_err().contains("REDIS_ADDR"));

@@ -17,7 +17,7 @@ use proto::{
     MAX_LINK_MESSAGE_BYTES, VERSION,
     wire::{FanoutHello, link_server::LinkServer, publisher_server::PublisherServer},
 };
-use service::{Clock, Lifecycle, accept, ops, settings::Secret};
+use service::{Clock, Lifecycle, accept, ops, settings::Secret, tls::ServerTls};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -77,8 +77,11 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     };
 
     node.watch_secrets(lifecycle);
-    let links = listener::spawn(link_listener, node.link_router(lifecycle), listener::Kind::Link, lifecycle);
-    let api = listener::spawn(api_listener, node.api_router(lifecycle).await?, listener::Kind::Api, lifecycle);
+    let failures = &node.publishing.metrics.tls_failures;
+    let link_tls = watched(node.config.link_tls(failures), lifecycle)?;
+    let api_tls = watched(node.config.api_tls(failures), lifecycle)?;
+    let links = listener::spawn(link_listener, link_tls, node.link_router(lifecycle), listener::Kind::Link, lifecycle);
+    let api = listener::spawn(api_listener, api_tls, node.api_router(lifecycle).await?, listener::Kind::Api, lifecycle);
     let readiness = {
         let (broker, lifecycle) = (Arc::clone(&broker), lifecycle.clone());
         move || ready(&*broker, &lifecycle)
@@ -88,6 +91,15 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     let Bound { link, api, ops } = bound;
     tracing::info!(%link, %api, %ops, node = &*node.name, "listening");
     Ok(bound)
+}
+
+/// Follows the certificate's files.
+fn watched(tls: Result<Option<ServerTls>, String>, lifecycle: &Lifecycle) -> anyhow::Result<Option<Arc<ServerTls>>> {
+    let tls = tls.map_err(anyhow::Error::msg)?.map(Arc::new);
+    if let Some(tls) = tls.clone() {
+        lifecycle.spawn(lifecycle.drain().clone().run_until_cancelled_owned(tls.watch()));
+    }
+    Ok(tls)
 }
 
 fn broker(

@@ -11,7 +11,10 @@ use std::{
 
 use clap::{Args, Parser, error::ErrorKind};
 
-use crate::telemetry::{LogFormat, parse_level};
+use crate::{
+    telemetry::{LogFormat, parse_level},
+    tls::Files,
+};
 
 /// `EX_USAGE`: the command was used incorrectly.
 const EX_USAGE: u8 = 64;
@@ -34,6 +37,35 @@ pub struct Common {
     /// Allow credentials without TLS beyond loopback (compose, a mesh)
     #[arg(long, env, default_value_t = false, action = clap::ArgAction::Set)]
     pub allow_plaintext: bool,
+}
+
+/// Mutual TLS between the tiers: all three or none.
+#[derive(Debug, Clone, Default, Args)]
+pub struct LinkTls {
+    /// The certificate with which links are made or taken, a chain in PEM; renewed while in use [default: no TLS]
+    #[arg(long, env)]
+    pub link_tls_cert: Option<PathBuf>,
+
+    /// Its key, in PEM
+    #[arg(long, env)]
+    pub link_tls_key: Option<PathBuf>,
+
+    /// Who must have signed the other side's certificate, in PEM
+    #[arg(long, env)]
+    pub link_tls_ca: Option<PathBuf>,
+}
+
+impl LinkTls {
+    /// `Err` names the setting that is missing.
+    pub fn files(&self) -> Result<Option<Files>, String> {
+        let cert = ("LINK_TLS_CERT", self.link_tls_cert.as_deref());
+        let files = Files::of(cert, ("LINK_TLS_KEY", self.link_tls_key.as_deref()), self.link_tls_ca.as_deref())?;
+        match (&files, &self.link_tls_ca) {
+            (Some(_), None) => Err("LINK_TLS_CERT is set, so LINK_TLS_CA must be".to_owned()),
+            (None, Some(_)) => Err("LINK_TLS_CA is set, so LINK_TLS_CERT must be".to_owned()),
+            _ => Ok(files),
+        }
+    }
 }
 
 /// Parses flags and environment. `Err` holds what the process should exit with, everything having been printed.

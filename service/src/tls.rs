@@ -120,13 +120,14 @@ pub struct ServerTls {
     files: Files,
     protocols: Protocols,
     config: ArcSwap<ServerConfig>,
-    pub failures: Counter,
+    failures: Counter,
 }
 
 impl ServerTls {
-    pub fn new(files: Files, protocols: Protocols) -> Result<Self, TlsError> {
+    /// `failures` counts handshakes that failed.
+    pub fn new(files: Files, protocols: Protocols, failures: Counter) -> Result<Self, TlsError> {
         let config = ArcSwap::new(server_config(&files, &files.read()?, protocols)?);
-        Ok(Self { files, protocols, config, failures: Counter::default() })
+        Ok(Self { files, protocols, config, failures })
     }
 
     /// Follows the files for as long as it is polled. What cannot be used leaves the old in force, is logged once and

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, process::ExitCode, time::Duration};
 use anyhow::Context as _;
 use clap::Parser;
 use rand::distr::{Alphanumeric, SampleString as _};
-use service::settings::{self, Common, Secret};
+use service::settings::{self, Common, LinkTls, Secret};
 
 /// 62 to the power of 43 is about 2 to the power of 256, the strength of HS256.
 const SECRET_LETTERS: usize = 43;
@@ -14,7 +14,7 @@ const SECRET_LETTERS: usize = 43;
 /// Both tiers in one process, on the memory broker: for development.
 ///
 /// Other settings of the tiers (`edge --help`, `fanout --help`) are taken from their environment variables, but for
-/// credentials and Redis. JWT_SECRET or JWT_SECRET_FILE: what signs tokens [default: random, new at each start].
+/// credentials, TLS and Redis. JWT_SECRET or JWT_SECRET_FILE: what signs tokens [default: random, new at each start].
 #[derive(Debug, Parser)]
 #[command(name = "standalone", version)]
 pub(crate) struct Flags {
@@ -84,7 +84,8 @@ impl Settings {
             // Known once the node listens.
             "--fanout-addr=http://127.0.0.1:7000".to_owned(),
         ];
-        let edge = parse::<edge::config::Flags>("edge", own)?;
+        let mut edge = parse::<edge::config::Flags>("edge", own)?;
+        (edge.jwks_url, edge.tls_cert, edge.tls_key, edge.link_tls) = (None, None, None, LinkTls::default());
         let own = [
             format!("--link-listen={}", flags.link_listen),
             format!("--api-listen={}", flags.api_listen),
@@ -92,6 +93,7 @@ impl Settings {
         ];
         let mut fanout = parse::<fanout::config::Config>("fanout", own)?;
         (fanout.redis_addr, fanout.redis_username) = (None, None);
+        (fanout.api_tls_cert, fanout.api_tls_key, fanout.link_tls) = (None, None, LinkTls::default());
         fanout.check()?;
         let settings = Self { common: flags.common, secret, demo_listen: flags.demo_listen, edge, fanout };
         settings.edge(([127, 0, 0, 1], 7000).into()).map_err(|error| format!("{error:#}"))?;

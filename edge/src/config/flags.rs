@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
-use service::settings::{Common, duration, listen_address, positive_duration, rate, size};
+use service::settings::{Common, LinkTls, duration, listen_address, positive_duration, rate, size};
 
 use crate::{
     authorize::{BackendUrl, JoinRoutes},
@@ -20,6 +20,9 @@ use crate::{
 pub struct Flags {
     #[command(flatten)]
     pub common: Common,
+
+    #[command(flatten)]
+    pub link_tls: LinkTls,
 
     /// Where clients connect: `/ws`
     #[arg(long, env, default_value = "0.0.0.0:8080", value_parser = listen_address)]

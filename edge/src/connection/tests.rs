@@ -70,13 +70,10 @@ impl Edge {
         hub.place(Arc::new(Placement::new(links, false))).await;
         let jwt = vec![service::settings::Secret::new("secret")];
         let keys = Keys::new(keys::Settings::default(), keys::Secrets { jwt, ..keys::Secrets::default() });
-        let upstream = upstream::Settings {
-            discovery: Discovery::List(Vec::new()),
-            keys: keys.clone(),
-            name: "edge-test".to_owned(),
-            boot: 1,
-            transport: Arc::new(upstream::Grpc),
-        };
+        let discovery = Discovery::List(Vec::new());
+        let transport = Arc::new(upstream::Grpc::new(&discovery, None));
+        let name = "edge-test".to_owned();
+        let upstream = upstream::Settings { discovery, keys: keys.clone(), name, boot: 1, transport };
         let (pumps, drivers) = Pumps::new(1, &CancellationToken::new());
         for driver in drivers {
             lifecycle.spawn(driver);

@@ -13,7 +13,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use proto::wire::publisher_server::PublisherServer;
-use service::{Lifecycle, accept};
+use service::{Lifecycle, accept, tls::ServerTls};
 use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
@@ -77,7 +77,13 @@ impl Listening {
 }
 
 /// Serves the router on every connection until [`Listening::finish`].
-pub(super) fn spawn(listener: TcpListener, router: Router, kind: Kind, lifecycle: &Lifecycle) -> Listening {
+pub(super) fn spawn(
+    listener: TcpListener,
+    tls: Option<Arc<ServerTls>>,
+    router: Router,
+    kind: Kind,
+    lifecycle: &Lifecycle,
+) -> Listening {
     let listening = Listening {
         closing: CancellationToken::new(),
         aborting: CancellationToken::new(),
@@ -94,7 +100,7 @@ pub(super) fn spawn(listener: TcpListener, router: Router, kind: Kind, lifecycle
                 accepted = accept::accept(&listener) => accepted,
             };
             let (stream, peer) = accepted;
-            let connection = serve(stream, builder.clone(), router.clone(), closing.clone());
+            let connection = serve(stream, tls.clone(), builder.clone(), router.clone(), closing.clone());
             let connection = aborting.clone().run_until_cancelled_owned(connection);
             let connection = connection.map(move |result| {
                 if let Some(Err(error)) = result {
@@ -109,17 +115,20 @@ pub(super) fn spawn(listener: TcpListener, router: Router, kind: Kind, lifecycle
 
 async fn serve(
     stream: TcpStream,
+    tls: Option<Arc<ServerTls>>,
     builder: Builder<Tasks>,
     router: Router,
     closing: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    // hyper waits without limit for the bytes that tell the protocol.
-    match closing.run_until_cancelled(timeout(HEAD_TIMEOUT, stream.peek(&mut [0]))).await {
-        Some(first) => first??,
-        None => return Ok(()),
+    let begin = async {
+        let mut socket = accept::secured(stream, tls.as_deref()).await?;
+        // hyper waits without limit for the bytes that tell the protocol.
+        timeout(HEAD_TIMEOUT, socket.first_byte()).await??;
+        Ok::<_, std::io::Error>(socket)
     };
+    let Some(socket) = closing.run_until_cancelled(begin).await.transpose()? else { return Ok(()) };
     let service = TowerToHyperService::new(router.map_request(|request: Request<Incoming>| request));
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let connection = builder.serve_connection(TokioIo::new(socket), service);
     tokio::pin!(connection);
     tokio::select! {
         result = connection.as_mut() => return result,

@@ -71,7 +71,7 @@ async fn both_sides_prove_themselves() {
     other.issue(&stranger, "edge.example");
     std::fs::copy(server.ca.as_ref().unwrap(), stranger.ca.as_ref().unwrap()).unwrap();
 
-    let tls = ServerTls::new(server.clone(), H2).unwrap();
+    let tls = ServerTls::new(server.clone(), H2, Counter::default()).unwrap();
     let known = ClientTls::new(client, H2).unwrap();
     meet(&tls, &known, "fanout.example").await.unwrap();
     assert_eq!(tls.failures.get(), 0);
@@ -80,7 +80,7 @@ async fn both_sides_prove_themselves() {
     assert_eq!(tls.failures.get(), 2);
     // A server of another CA.
     other.issue(&server, "fanout.example");
-    meet(&ServerTls::new(server, H2).unwrap(), &known, "fanout.example").await.unwrap_err();
+    meet(&ServerTls::new(server, H2, Counter::default()).unwrap(), &known, "fanout.example").await.unwrap_err();
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,7 +88,7 @@ async fn a_certificate_is_renewed_and_a_bad_one_left() {
     let (at, ca) = (TempDir::new().unwrap(), Ca::new());
     let server = files(&at, "server");
     ca.issue(&server, "a.example");
-    let tls = Arc::new(ServerTls::new(server.clone(), H2).unwrap());
+    let tls = Arc::new(ServerTls::new(server.clone(), H2, Counter::default()).unwrap());
     let first = tls.config.load_full();
     let watching = tls.clone().watch();
     tokio::pin!(watching);
@@ -114,7 +114,7 @@ async fn who_does_not_shake_hands_is_let_go() {
     let (at, ca) = (TempDir::new().unwrap(), Ca::new());
     let server = files(&at, "server");
     ca.issue(&server, "a.example");
-    let tls = ServerTls::new(server, H2).unwrap();
+    let tls = ServerTls::new(server, H2, Counter::default()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let accepted = listener.accept().await.unwrap().0;
@@ -129,7 +129,7 @@ async fn who_does_not_shake_hands_is_let_go() {
 fn what_cannot_be_used_is_named_and_not_shown() {
     let (at, ca) = (TempDir::new().unwrap(), Ca::new());
     let server = files(&at, "server");
-    let refused = || ServerTls::new(server.clone(), H2).unwrap_err().to_string();
+    let refused = || ServerTls::new(server.clone(), H2, Counter::default()).unwrap_err().to_string();
     assert!(refused().contains("server.crt"));
     ca.issue(&server, "a.example");
     let other = KeyPair::generate().unwrap().serialize_pem();

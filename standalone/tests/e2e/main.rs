@@ -29,4 +29,5 @@ mod requests;
 mod shutdown;
 mod standalone;
 mod swarm;
+mod tls;
 mod tokens;
