@@ -13,7 +13,10 @@ use service::{
 };
 
 pub(crate) use self::secrets::Named;
-pub use self::{flags::Flags, secrets::Secrets};
+pub use self::{
+    flags::{CLIENT_PATH, Flags},
+    secrets::Secrets,
+};
 use crate::{
     auth::Origins,
     authorize::BackendConfig,
@@ -83,6 +86,9 @@ impl Config {
         if self.secrets.keys.jwt.iter().any(|secret| secret.expose().len() < SHORT_SECRET_BYTES) {
             tracing::warn!("a JWT_SECRET has less than {SHORT_SECRET_BYTES} bytes: it is easily guessed");
         }
+        if let Some(path) = self.conformance_path() {
+            tracing::warn!(path, "WS_CONFORMANCE_PATH is set: an echo for conformance suites, open to anybody");
+        }
     }
 
     pub fn common(&self) -> &Common {
@@ -112,6 +118,10 @@ impl Config {
 
     pub(crate) fn origins(&self) -> Arc<Origins> {
         self.origins.clone()
+    }
+
+    pub(crate) fn conformance_path(&self) -> Option<&str> {
+        self.flags.ws_conformance_path.as_deref()
     }
 
     pub(crate) fn drain_window(&self) -> Duration {
@@ -229,6 +239,9 @@ mod tests {
             (&["--send-queue", "0"], "--send-queue"),
             (&["--send-queue", "7"], "SEND_QUEUE"),
             (&["--pong-wait", "0s"], "--pong-wait"),
+            (&["--ws-conformance-path", "/ws"], "--ws-conformance-path"),
+            (&["--ws-conformance-path", "echo"], "--ws-conformance-path"),
+            (&["--ws-conformance-path", "/{echo}"], "--ws-conformance-path"),
             (&["--no-such-flag"], "--no-such-flag"),
         ] {
             assert!(config(args).unwrap_err().contains(name), "{args:?}");

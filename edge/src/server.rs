@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     authorize::{Authorizer, Backend},
-    config::Config,
+    config::{CLIENT_PATH, Config},
     connection::{Context, Pumps},
     connections::Connections,
     defaults::MAX_FAREWELLS,
@@ -20,7 +20,7 @@ use crate::{
     hub::Hub,
     metrics::Metrics,
     outbox,
-    upgrade::{Gate, upgrade},
+    upgrade::{Echoes, Gate, conformance, upgrade},
     upstream::Upstream,
 };
 
@@ -66,7 +66,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         authorizer,
         connections: connections.clone(),
         outbox_rules: Arc::new(outbox::Rules { limits: config.outbox_limits(), metrics: metrics.clone() }),
-        metrics,
+        metrics: metrics.clone(),
         clock: Clock::system(),
     });
     for (named, file) in config.secret_files() {
@@ -82,8 +82,13 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         lifecycle: lifecycle.clone(),
         sockets: sockets.clone(),
         farewells: Arc::new(Semaphore::new(MAX_FAREWELLS)),
+        echoes: Echoes::new(metrics),
     };
-    let router = Router::new().route("/ws", get(upgrade)).with_state(gate);
+    let mut router = Router::new().route(CLIENT_PATH, get(upgrade));
+    if let Some(path) = config.conformance_path() {
+        router = router.route(path, get(conformance));
+    }
+    let router = router.with_state(gate);
     let closing = CancellationToken::new();
     lifecycle.spawn_vital(accept::serve_http1(listener, router, lifecycle.clone(), closing.clone()));
     let window = config.drain_window();

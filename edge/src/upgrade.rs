@@ -1,6 +1,7 @@
 //! `GET /ws`: what must hold before a client gets its socket, checked in the order of `PROTOCOL.md`, section 1:
 //! request, state of the edge, origin, token.
 
+mod conformance;
 mod handshake;
 mod refusal;
 
@@ -12,9 +13,14 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::Response,
 };
+use bytes::Bytes;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use service::Lifecycle;
-use tokio::{net::TcpStream, sync::Semaphore};
+use tokio::{
+    net::{TcpStream, tcp::OwnedReadHalf},
+    sync::Semaphore,
+};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -26,6 +32,7 @@ use crate::{
     outbox::Outbox,
     protocol::{ErrorCode, SUBPROTOCOL, ServerMessage},
 };
+pub use conformance::{Echoes, conformance};
 use handshake::Handshake;
 use refusal::Refusal;
 
@@ -40,17 +47,20 @@ pub struct Gate {
     pub sockets: TaskTracker,
     /// Places for sockets that are opened only to say why they are refused.
     pub farewells: Arc<Semaphore>,
+    pub echoes: Echoes,
 }
 
 /// The route's handler.
 pub async fn upgrade(State(gate): State<Gate>, request: Request) -> Response {
-    match gate.admit(request) {
-        Ok(response) => response,
-        Err(refusal) => {
-            gate.context.metrics.refused(refusal.code.as_str());
-            refusal.response()
-        }
-    }
+    let admitted = gate.admit(request);
+    respond(&gate, admitted)
+}
+
+fn respond(gate: &Gate, admitted: Result<Response, Refusal>) -> Response {
+    admitted.unwrap_or_else(|refusal| {
+        gate.context.metrics.refused(refusal.code.as_str());
+        refusal.response()
+    })
 }
 
 impl Gate {
@@ -76,12 +86,9 @@ impl Gate {
         let (context, pumps, lifecycle) = (self.context.clone(), self.pumps.clone(), self.lifecycle.clone());
         let tracked = self.sockets.token();
         self.lifecycle.spawn(async move {
-            match upgraded.await {
-                Ok(upgraded) => {
-                    let guest = verified.map(|claims| guest(claims, token.as_deref(), auto_join));
-                    serve(upgraded, guest, place, context, &pumps, &lifecycle).await;
-                }
-                Err(error) => tracing::debug!(%error, "upgrade a connection"),
+            if let Some(socket) = halves(upgraded).await {
+                let guest = verified.map(|claims| guest(claims, token.as_deref(), auto_join));
+                serve(socket, guest, place, context, &pumps, &lifecycle).await;
             }
             drop((tracked, farewell));
         });
@@ -131,23 +138,37 @@ fn guest(claims: Claims, token: Option<&str>, auto_join: bool) -> Guest {
     Guest { id: id.into(), claims: Arc::new(claims), token: token.unwrap_or_default().into(), auto_join }
 }
 
+/// The two halves, and what the client sent right behind its request.
+type Socket = (OwnedReadHalf, SocketWriter, Bytes);
+
+/// The socket, once the 101 is out; `None` if the client went away before.
+async fn halves(upgraded: OnUpgrade) -> Option<Socket> {
+    let upgraded = match upgraded.await {
+        Ok(upgraded) => upgraded,
+        Err(error) => {
+            tracing::debug!(%error, "upgrade a connection");
+            return None;
+        }
+    };
+    // Our accept loop serves nothing else.
+    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+        tracing::error!("an upgraded connection is not a TCP stream");
+        return None;
+    };
+    let (reader, writer) = parts.io.into_inner().into_split();
+    Some((reader, SocketWriter::new(writer), parts.read_buf))
+}
+
 /// Runs the socket to its end. Without a guest, a browser is told by the socket why it is refused, since it cannot see
 /// a status.
 async fn serve(
-    upgraded: hyper::upgrade::Upgraded,
+    (reader, writer, leftover): Socket,
     guest: Result<Guest, Refusal>,
     mut place: Place,
     context: Arc<Context>,
     pumps: &Pumps,
     lifecycle: &Lifecycle,
 ) {
-    // Our accept loop serves nothing else.
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-        tracing::error!("an upgraded connection is not a TCP stream");
-        return;
-    };
-    let (reader, writer) = parts.io.into_inner().into_split();
-    let writer = SocketWriter::new(writer);
     let rules = context.outbox_rules.clone();
     let outbox = match &guest {
         Ok(guest) => Arc::new(Outbox::new(guest.claims.user.clone(), rules)),
@@ -162,14 +183,14 @@ async fn serve(
                 outbox.finish(CloseReason::Restarting);
             }
             pumps.start(writer, outbox.clone(), context.settings.write_wait);
-            connection::run(reader, &parts.read_buf, guest, outbox, context).await;
+            connection::run(reader, &leftover, guest, outbox, context).await;
         }
         Err(refusal) => {
             context.metrics.refused(refusal.code.as_str());
             outbox.push(ServerMessage::error(None, refusal.code, refusal.text, None).frame());
             outbox.finish(refusal.close_reason());
             pumps.start(writer, outbox.clone(), context.settings.write_wait.min(FAREWELL));
-            connection::farewell(reader, &parts.read_buf, &outbox, &context).await;
+            connection::farewell(reader, &leftover, &outbox, &context).await;
         }
     }
 }

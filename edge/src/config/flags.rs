@@ -10,6 +10,9 @@ use crate::{
     upstream::discovery::Discovery,
 };
 
+/// Where clients connect.
+pub const CLIENT_PATH: &str = "/ws";
+
 /// Holds browsers' sockets; meets the fanout tier over gRPC.
 ///
 /// Each setting is a flag and an environment variable. Secrets are environment variables only, or files named by them:
@@ -144,6 +147,22 @@ pub struct Flags {
     /// How long a room that its last member left is kept
     #[arg(long, env, default_value = "5s", value_parser = duration)]
     pub room_linger: Duration,
+
+    /// Where conformance suites find an echo, open to anybody: not for production [default: nowhere]
+    #[arg(long, env, value_parser = conformance_path)]
+    pub ws_conformance_path: Option<String>,
+}
+
+/// A path of plain characters, which mean nothing to a router.
+fn conformance_path(text: &str) -> Result<String, String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
+    if text == CLIENT_PATH {
+        Err("is where clients connect".to_owned())
+    } else if text.starts_with('/') && text.bytes().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("a path looks like /conformance".to_owned())
+    }
 }
 
 fn positive(text: &str) -> Result<usize, String> {
