@@ -124,8 +124,7 @@ where
 async fn drain<R: AsyncRead + Unpin>(reader: &mut ReadPump<R>, reason: CloseReason) {
     match reason {
         CloseReason::Peer(_) | CloseReason::Gone | CloseReason::WriteTimeout => {}
-        // What follows an error in the stream has no frames to be found.
-        CloseReason::ProtocolError | CloseReason::MessageTooLarge | CloseReason::BadUtf8 => reader.drain_bytes().await,
+        _ if reason.is_of_the_stream() => reader.drain_bytes().await,
         _ => reader.drain().await,
     }
 }

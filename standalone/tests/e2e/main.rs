@@ -10,6 +10,7 @@ mod authorization;
 mod bodies;
 mod catching_up;
 mod chaos;
+mod conformance;
 mod connecting;
 mod contract;
 mod demo;

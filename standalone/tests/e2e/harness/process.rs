@@ -119,6 +119,12 @@ impl Process {
 
     /// Ended by itself within this time, with success.
     pub(crate) async fn ends_within(&self, limit: Duration) {
+        let status = self.ended_within(limit).await;
+        assert!(status.success(), "{}: {status}\n{}", self.name, self.output());
+    }
+
+    /// Its status, once it has ended by itself within this time.
+    pub(crate) async fn ended_within(&self, limit: Duration) -> ExitStatus {
         let ended = async {
             loop {
                 match self.try_ended() {
@@ -127,8 +133,7 @@ impl Process {
                 }
             }
         };
-        let status = tokio::time::timeout(limit, ended).await.unwrap_or_else(|_| panic!("{} runs on", self.name));
-        assert!(status.success(), "{}: {status}\n{}", self.name, self.output());
+        tokio::time::timeout(limit, ended).await.unwrap_or_else(|_| panic!("{} runs on", self.name))
     }
 
     pub(crate) fn try_ended(&self) -> Option<ExitStatus> {
