@@ -6,7 +6,11 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use axum::{Router, routing::get};
 use prometheus_client::registry::Registry;
-use service::{Clock, Lifecycle, accept, files, ops};
+use service::{
+    Clock, Lifecycle,
+    accept::{self, Cut, Http1},
+    files, ops,
+};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -82,7 +86,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         lifecycle: lifecycle.clone(),
         sockets: sockets.clone(),
         farewells: Arc::new(Semaphore::new(MAX_FAREWELLS)),
-        echoes: Echoes::new(metrics),
+        echoes: Echoes::new(metrics.clone()),
     };
     let mut router = Router::new().route(CLIENT_PATH, get(upgrade));
     if let Some(path) = config.conformance_path() {
@@ -90,12 +94,22 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     }
     let router = router.with_state(gate);
     let closing = CancellationToken::new();
-    lifecycle.spawn_vital(accept::serve_http1(listener, router, lifecycle.clone(), closing.clone()));
+    let http = Http1::public(router, move |cut| metrics.refused(code_of(cut)));
+    lifecycle.spawn_vital(http.serve(listener, lifecycle.clone(), closing.clone()));
     let window = config.drain_window();
     lifecycle.spawn(drain(lifecycle.clone(), connections.clone(), window, sockets, end, closing));
     ops::spawn(ops, Arc::new(registry), readiness(lifecycle, upstream, connections), lifecycle);
     tracing::info!(ws = %bound.ws, ops = %bound.ops, "listening");
     Ok(bound)
+}
+
+/// The label of a connection that never got as far as a handshake. No client sees it.
+fn code_of(cut: Cut) -> &'static str {
+    match cut {
+        Cut::Crowded => "crowded",
+        Cut::Slow => "slow_head",
+        Cut::Malformed => "bad_head",
+    }
 }
 
 /// The order of the end.

@@ -15,6 +15,7 @@ mod connecting;
 mod contract;
 mod demo;
 mod drops;
+mod handshake;
 mod joining;
 mod links;
 mod liveness;
