@@ -8,6 +8,7 @@
 mod context;
 mod conversation;
 mod echo;
+mod frame_watch;
 mod heartbeat;
 mod pumps;
 mod read_pump;
@@ -15,7 +16,6 @@ mod replays;
 mod socket_writer;
 #[cfg(test)]
 mod tests;
-mod text_watch;
 mod write_pump;
 
 use std::{pin::pin, sync::Arc, time::Duration};

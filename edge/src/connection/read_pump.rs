@@ -1,6 +1,6 @@
 //! The reading half of a connection. Framing, masking and fragments are tungstenite's; it reads from our socket and writes
-//! its own answers (pongs) into a list of ours, from where they go through the outbox like everything else. Text is looked
-//! at on its way in, so that what is not UTF-8 is found with its first wrong byte.
+//! its own answers (pongs) into a list of ours, from where they go through the outbox like everything else. Frames are
+//! watched on their way in, so that what is wrong with a message is found before all of it is there.
 
 use std::{
     future::poll_fn,
@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::{
     protocol::{Role, WebSocketConfig, WebSocketContext},
 };
 
-use super::text_watch::TextWatch;
+use super::frame_watch::FrameWatch;
 use crate::{close::CloseReason, defaults::READ_BUFFER_BYTES};
 
 /// What tungstenite may hold of its own answers. They are taken from it at once, so this is never reached.
@@ -29,9 +29,9 @@ pub(super) struct ReadPump<R> {
     websocket: Box<WebSocketContext>,
     /// Whole frames that tungstenite wants written.
     answers: SmallVec<[Bytes; 1]>,
-    text: TextWatch,
-    /// Text that is not UTF-8 came in: what came whole before it is still handled, and nothing is read any more.
-    bad_text: bool,
+    watch: FrameWatch,
+    /// What was found wrong: what came whole before it is still handled, and nothing is read any more.
+    wrong: Option<CloseReason>,
 }
 
 /// What came in.
@@ -55,9 +55,9 @@ impl<R: AsyncRead + Unpin> ReadPump<R> {
             .max_message_size(Some(max_message_bytes))
             .max_frame_size(Some(max_message_bytes));
         let websocket = WebSocketContext::from_partially_read(leftover.to_vec(), Role::Server, Some(config));
-        let mut text = TextWatch::default();
-        let bad_text = !text.see(leftover);
-        Self { reader, websocket: Box::new(websocket), answers: SmallVec::new(), text, bad_text }
+        let mut watch = FrameWatch::new(max_message_bytes);
+        let wrong = watch.see(leftover).err();
+        Self { reader, websocket: Box::new(websocket), answers: SmallVec::new(), watch, wrong }
     }
 
     /// The next message, or why there will be none. Cancel-safe: what was read stays in the WebSocket's buffer.
@@ -98,8 +98,8 @@ impl<R: AsyncRead + Unpin> ReadPump<R> {
         let mut io = Io {
             reader: &mut self.reader,
             answers: &mut self.answers,
-            text: &mut self.text,
-            bad_text: &mut self.bad_text,
+            watch: &mut self.watch,
+            wrong: &mut self.wrong,
             cx,
             received: &mut received,
         };
@@ -119,7 +119,7 @@ impl<R: AsyncRead + Unpin> ReadPump<R> {
                 // Part of a message: the reader's waker is registered, and the next call goes on where this one stopped.
                 if received { Poll::Ready(Ok(Received::Part)) } else { Poll::Pending }
             }
-            Err(Error::Io(_)) if self.bad_text => Poll::Ready(Err(CloseReason::BadUtf8)),
+            Err(Error::Io(_)) if let Some(reason) = self.wrong => Poll::Ready(Err(reason)),
             Err(error) => Poll::Ready(Err(reason_of(&error))),
         }
     }
@@ -142,15 +142,15 @@ fn reason_of(error: &Error) -> CloseReason {
 struct Io<'a, 'c, R> {
     reader: &'a mut R,
     answers: &'a mut SmallVec<[Bytes; 1]>,
-    text: &'a mut TextWatch,
-    bad_text: &'a mut bool,
+    watch: &'a mut FrameWatch,
+    wrong: &'a mut Option<CloseReason>,
     cx: &'a mut Context<'c>,
     received: &'a mut bool,
 }
 
 impl<R: AsyncRead + Unpin> Read for Io<'_, '_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if *self.bad_text {
+        if self.wrong.is_some() {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let mut into = ReadBuf::new(buffer);
@@ -159,7 +159,7 @@ impl<R: AsyncRead + Unpin> Read for Io<'_, '_, R> {
             Poll::Ready(Err(error)) => Err(error),
             Poll::Ready(Ok(())) => {
                 *self.received |= !into.filled().is_empty();
-                *self.bad_text = !self.text.see(into.filled());
+                *self.wrong = self.watch.see(into.filled()).err();
                 Ok(into.filled().len())
             }
         }

@@ -1,6 +1,8 @@
-//! Finds text that is not UTF-8 as its bytes come in (RFC 6455, section 8.1: fail fast), in the midst of a frame, too:
-//! tungstenite looks at whole frames. Follows the frames only as far as that needs; whatever else is wrong with them is
-//! tungstenite's to find. Pure.
+//! Finds what tungstenite finds late or never, as the bytes come in: text that is not UTF-8, in the midst of a frame, too
+//! (RFC 6455, section 8.1: fail fast), and messages in fragments without end, which may all be empty. Follows the frames
+//! only as far as that needs; whatever else is wrong with them is tungstenite's to find. Pure.
+
+use crate::close::CloseReason;
 
 /// Payload looked at in one go.
 const RUN: usize = 512;
@@ -12,8 +14,12 @@ const CONTINUATION: u8 = 0;
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
 
-#[derive(Debug, Default)]
-pub(super) struct TextWatch {
+#[derive(Debug)]
+pub(super) struct FrameWatch {
+    /// Frames that a message may have: as many as bytes.
+    max_frames: usize,
+    /// Those of the message so far.
+    frames: usize,
     /// Of a header that is not whole yet.
     header: [u8; MAX_HEADER],
     have: usize,
@@ -26,31 +32,45 @@ pub(super) struct TextWatch {
     characters: Characters,
 }
 
-impl TextWatch {
-    /// Whether all text is UTF-8, as far as it goes. To be asked no more once it was not.
-    pub(super) fn see(&mut self, mut bytes: &[u8]) -> bool {
+impl FrameWatch {
+    pub(super) fn new(max_message_bytes: usize) -> Self {
+        Self {
+            max_frames: max_message_bytes.max(2),
+            frames: 0,
+            header: [0; MAX_HEADER],
+            have: 0,
+            left: 0,
+            mask: [0; 4],
+            text: false,
+            watched: false,
+            characters: Characters::default(),
+        }
+    }
+
+    /// Why the connection is to close, if it is for these bytes. To be asked no more then.
+    pub(super) fn see(&mut self, mut bytes: &[u8]) -> Result<(), CloseReason> {
         while let Some((first, rest)) = bytes.split_first() {
             if self.left == 0 {
-                self.header_byte(*first);
+                self.header_byte(*first)?;
                 bytes = rest;
                 continue;
             }
             let run = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len()).min(RUN);
             let (payload, rest) = bytes.split_at(run);
             if self.watched && !self.see_text(payload) {
-                return false;
+                return Err(CloseReason::BadUtf8);
             }
             self.left -= run as u64;
             bytes = rest;
         }
-        true
+        Ok(())
     }
 
-    fn header_byte(&mut self, byte: u8) {
+    fn header_byte(&mut self, byte: u8) -> Result<(), CloseReason> {
         self.header[self.have] = byte;
         self.have += 1;
         if self.have < 2 {
-            return;
+            return Ok(());
         }
         let (masked, length) = (self.header[1] & 0x80 != 0, self.header[1] & 0x7f);
         let extended = match length {
@@ -60,7 +80,7 @@ impl TextWatch {
         };
         let mask_at = 2 + extended;
         if self.have < mask_at + if masked { 4 } else { 0 } {
-            return;
+            return Ok(());
         }
         self.left = match extended {
             0 => u64::from(length),
@@ -72,12 +92,14 @@ impl TextWatch {
         }
         let opcode = self.header[0] & 0x0f;
         match opcode {
-            TEXT => (self.text, self.characters) = (true, Characters::default()),
-            BINARY => self.text = false,
+            TEXT => (self.text, self.frames, self.characters) = (true, 1, Characters::default()),
+            BINARY => (self.text, self.frames) = (false, 1),
+            CONTINUATION => self.frames += 1,
             _ => {}
         }
         self.watched = self.text && matches!(opcode, TEXT | CONTINUATION);
         self.have = 0;
+        if self.frames > self.max_frames { Err(CloseReason::MessageTooLarge) } else { Ok(()) }
     }
 
     fn see_text(&mut self, masked: &[u8]) -> bool {
@@ -152,8 +174,8 @@ mod tests {
 
     /// The index of the first byte with which it is not UTF-8 any more, seen one by one.
     fn bad_at(bytes: &[u8]) -> Option<usize> {
-        let mut watch = TextWatch::default();
-        bytes.iter().position(|byte| !watch.see(&[*byte]))
+        let mut watch = FrameWatch::new(1000);
+        bytes.iter().position(|byte| watch.see(&[*byte]).is_err())
     }
 
     #[test]
@@ -192,6 +214,19 @@ mod tests {
         assert_eq!(bad_at(&[frame(true, 10, b"\xff"), frame(true, 8, b"\xff\xff")].concat()), None);
     }
 
+    #[test]
+    fn a_message_has_no_more_frames_than_bytes() {
+        let mut watch = FrameWatch::new(10);
+        for _ in 0..3 {
+            assert_eq!(watch.see(&frame(false, TEXT, b"")), Ok(()), "each message begins anew");
+            for _ in 1..10 {
+                assert_eq!(watch.see(&frame(true, 9, b"")), Ok(()), "control frames are none of it");
+                assert_eq!(watch.see(&frame(false, 0, b"")), Ok(()));
+            }
+        }
+        assert_eq!(watch.see(&frame(false, 0, b"")), Err(CloseReason::MessageTooLarge));
+    }
+
     proptest! {
         #[test]
         fn what_is_found_is_what_the_standard_library_finds_in_whatever_pieces(
@@ -203,7 +238,7 @@ mod tests {
             ],
             pieces in proptest::collection::vec(1_usize..700, 1..20),
         ) {
-            let mut watch = TextWatch::default();
+            let mut watch = FrameWatch::new(1000);
             let bytes = frame(true, TEXT, &text);
             let (mut rest, mut good) = (&bytes[..], true);
             for piece in pieces.iter().cycle() {
@@ -211,7 +246,7 @@ mod tests {
                     break;
                 }
                 let (seen, unseen) = rest.split_at((*piece).min(rest.len()));
-                (rest, good) = (unseen, watch.see(seen));
+                (rest, good) = (unseen, watch.see(seen).is_ok());
             }
             let bad = std::str::from_utf8(&text).is_err_and(|error| error.error_len().is_some());
             prop_assert_eq!(good, !bad);
