@@ -8,6 +8,7 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 use queues::Limits;
 use service::{
     invocation::{self, Task},
+    memory,
     settings::{self, Common},
     watch::SecretFile,
 };
@@ -24,7 +25,9 @@ use crate::{
     defaults::RESERVED_FILES,
     hub,
     keys::{self, Keys},
-    session, upstream,
+    session,
+    upgrade::{Addresses, TrustedProxies},
+    upstream,
 };
 
 /// Below so many bytes a secret is too easily guessed (RFC 7518, section 3.2, for HS256).
@@ -74,6 +77,9 @@ impl Config {
         if flags.backend_url.is_none() && !flags.join_routes.is_empty() {
             return Err("JOIN_ROUTES are routes of the backend: BACKEND_URL must be set".to_owned());
         }
+        if flags.address_rate.is_none() && flags.trusted_proxies != TrustedProxies::default() {
+            return Err("TRUSTED_PROXIES are asked for addresses: ADDRESS_RATE must be set".to_owned());
+        }
         if flags.grant_ttl > MAX_GRANT_TTL {
             return Err("GRANT_TTL must not be more than 1h".to_owned());
         }
@@ -118,6 +124,16 @@ impl Config {
 
     pub(crate) fn origins(&self) -> Arc<Origins> {
         self.origins.clone()
+    }
+
+    pub(crate) fn addresses(&self) -> Option<Addresses> {
+        Some(Addresses::new(self.flags.address_rate?, self.flags.trusted_proxies.clone()))
+    }
+
+    /// In bytes; there may be none to be found.
+    pub(crate) fn memory_limit(&self) -> u64 {
+        let set = self.flags.memory_limit.map(|bytes| bytes as u64);
+        set.or_else(|| memory::cgroup_limit().map(|limit| limit / 10 * 9)).unwrap_or(u64::MAX)
     }
 
     pub(crate) fn conformance_path(&self) -> Option<&str> {
@@ -242,6 +258,10 @@ mod tests {
             (&["--ws-conformance-path", "/ws"], "--ws-conformance-path"),
             (&["--ws-conformance-path", "echo"], "--ws-conformance-path"),
             (&["--ws-conformance-path", "/{echo}"], "--ws-conformance-path"),
+            (&["--address-rate", "0/s"], "--address-rate"),
+            (&["--trusted-proxies", "10.0.0.0/8"], "TRUSTED_PROXIES"),
+            (&["--trusted-proxies", "a.example", "--address-rate", "1/s"], "--trusted-proxies"),
+            (&["--memory-limit", "0"], "--memory-limit"),
             (&["--no-such-flag"], "--no-such-flag"),
         ] {
             assert!(config(args).unwrap_err().contains(name), "{args:?}");

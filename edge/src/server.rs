@@ -22,6 +22,7 @@ use crate::{
     defaults::MAX_FAREWELLS,
     drain::goodbye,
     hub::Hub,
+    memory::Memory,
     metrics::Metrics,
     outbox,
     upgrade::{Echoes, Gate, conformance, upgrade},
@@ -78,6 +79,9 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         let watching = file.watch(move |secret| keys.change(|secrets| named.set(secret, secrets)));
         lifecycle.spawn(async move { until.run_until_cancelled(watching).await });
     }
+    let memory = Arc::new(Memory::new(config.memory_limit()));
+    let (watched, until) = (memory.clone(), end.clone());
+    lifecycle.spawn(async move { _ = until.run_until_cancelled(watched.watch()).await });
     let sockets = TaskTracker::new();
     let gate = Gate {
         context,
@@ -87,6 +91,8 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         sockets: sockets.clone(),
         farewells: Arc::new(Semaphore::new(MAX_FAREWELLS)),
         echoes: Echoes::new(metrics.clone()),
+        addresses: config.addresses().map(Arc::new),
+        memory: memory.clone(),
     };
     let mut router = Router::new().route(CLIENT_PATH, get(upgrade));
     if let Some(path) = config.conformance_path() {
@@ -98,7 +104,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     lifecycle.spawn_vital(http.serve(listener, lifecycle.clone(), closing.clone()));
     let window = config.drain_window();
     lifecycle.spawn(drain(lifecycle.clone(), connections.clone(), window, sockets, end, closing));
-    ops::spawn(ops, Arc::new(registry), readiness(lifecycle, upstream, connections), lifecycle);
+    ops::spawn(ops, Arc::new(registry), readiness(lifecycle, upstream, connections, memory), lifecycle);
     tracing::info!(ws = %bound.ws, ops = %bound.ops, "listening");
     Ok(bound)
 }
@@ -130,7 +136,12 @@ pub(crate) async fn drain(
     closing.cancel();
 }
 
-fn readiness(lifecycle: &Lifecycle, upstream: Upstream, connections: Arc<Connections>) -> ops::Readiness {
+fn readiness(
+    lifecycle: &Lifecycle,
+    upstream: Upstream,
+    connections: Arc<Connections>,
+    memory: Arc<Memory>,
+) -> ops::Readiness {
     let lifecycle = lifecycle.clone();
     Arc::new(move || {
         if lifecycle.is_draining() {
@@ -141,6 +152,8 @@ fn readiness(lifecycle: &Lifecycle, upstream: Upstream, connections: Arc<Connect
             Err("fanout nodes do not share one store".to_owned())
         } else if connections.is_full() {
             Err("MAX_CONNECTIONS reached".to_owned())
+        } else if memory.is_full() {
+            Err("MEMORY_LIMIT reached".to_owned())
         } else {
             Ok(())
         }

@@ -1,6 +1,7 @@
 //! `GET /ws`: what must hold before a client gets its socket, checked in the order of `PROTOCOL.md`, section 1:
-//! request, state of the edge, origin, token.
+//! request, state of the edge, address, origin, token.
 
+mod addresses;
 mod conformance;
 mod handshake;
 mod refusal;
@@ -20,6 +21,7 @@ use service::Lifecycle;
 use tokio::{
     net::{TcpStream, tcp::OwnedReadHalf},
     sync::Semaphore,
+    time::Instant,
 };
 use tokio_util::task::TaskTracker;
 
@@ -29,9 +31,11 @@ use crate::{
     connection::{self, Context, Guest, Pumps, SocketWriter},
     connections::Place,
     defaults::FAREWELL,
+    memory::Memory,
     outbox::Outbox,
     protocol::{ErrorCode, SUBPROTOCOL, ServerMessage},
 };
+pub use addresses::{Addresses, TrustedProxies};
 pub use conformance::{Echoes, conformance};
 use handshake::Handshake;
 use refusal::Refusal;
@@ -48,6 +52,9 @@ pub struct Gate {
     /// Places for sockets that are opened only to say why they are refused.
     pub farewells: Arc<Semaphore>,
     pub echoes: Echoes,
+    /// None: an address may have as many new sockets as it likes.
+    pub addresses: Option<Arc<Addresses>>,
+    pub(crate) memory: Arc<Memory>,
 }
 
 /// The route's handler.
@@ -67,6 +74,7 @@ impl Gate {
     fn admit(&self, mut request: Request) -> Result<Response, Refusal> {
         let handshake = Handshake::check(&request)?;
         self.check_state()?;
+        self.check_address(&request)?;
         self.check_origin(request.headers())?;
         let token = handshake.token(&request);
         let mut place = self.context.connections.reserve().ok_or(Refusal::OVERLOADED)?;
@@ -100,11 +108,15 @@ impl Gate {
             Err(Refusal::DRAINING)
         } else if !self.context.upstream.ever_linked() {
             Err(Refusal::NOT_READY)
-        } else if self.context.connections.is_full() {
+        } else if self.context.connections.is_full() || self.memory.is_full() {
             Err(Refusal::OVERLOADED)
         } else {
             Ok(())
         }
+    }
+
+    fn check_address(&self, request: &Request) -> Result<(), Refusal> {
+        self.addresses.as_ref().map_or(Ok(()), |addresses| addresses.check(request, Instant::now()))
     }
 
     fn check_origin(&self, headers: &HeaderMap) -> Result<(), Refusal> {

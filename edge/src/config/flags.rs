@@ -7,6 +7,7 @@ use service::settings::{Common, duration, listen_address, positive_duration, rat
 
 use crate::{
     authorize::{BackendUrl, JoinRoutes},
+    upgrade::TrustedProxies,
     upstream::discovery::Discovery,
 };
 
@@ -147,6 +148,18 @@ pub struct Flags {
     /// How long a room that its last member left is kept
     #[arg(long, env, default_value = "5s", value_parser = duration)]
     pub room_linger: Duration,
+
+    /// New sockets of one address in a second, as `10/s`; one of IPv6 counts with its /64 [default: no limit]
+    #[arg(long, env, value_parser = rate)]
+    pub address_rate: Option<u32>,
+
+    /// Proxies whose `X-Forwarded-For` tells the address, comma-separated: `10.0.0.0/8,192.0.2.1`
+    #[arg(long, env, default_value = "", hide_default_value = true, value_parser = TrustedProxies::try_new)]
+    pub trusted_proxies: TrustedProxies,
+
+    /// Memory of the process above which it takes no new sockets [default: 90 % of the control group's limit]
+    #[arg(long, env, value_parser = size)]
+    pub memory_limit: Option<usize>,
 
     /// Where conformance suites find an echo, open to anybody: not for production [default: nowhere]
     #[arg(long, env, value_parser = conformance_path)]

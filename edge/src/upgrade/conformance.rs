@@ -38,6 +38,7 @@ impl Gate {
     fn admit_echo(&self, mut request: Request) -> Result<Response, Refusal> {
         let handshake = Handshake::check(&request)?;
         self.check_state()?;
+        self.check_address(&request)?;
         let mut place = self.context.connections.reserve().ok_or(Refusal::OVERLOADED)?;
         let echo = self.echoes.places.clone().try_acquire_owned().map_err(|_| Refusal::OVERLOADED)?;
         let upgraded = hyper::upgrade::on(&mut request);

@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod addresses;
 mod authorization;
 mod bodies;
 mod catching_up;
