@@ -16,6 +16,7 @@ mod connecting;
 mod contract;
 mod demo;
 mod drops;
+mod floods;
 mod handshake;
 mod joining;
 mod links;

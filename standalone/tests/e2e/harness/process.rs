@@ -1,4 +1,5 @@
 use std::{
+    fs,
     io::{BufRead as _, BufReader, Read, Write as _},
     net::TcpListener,
     os::unix::process::CommandExt as _,
@@ -104,6 +105,14 @@ impl Process {
 
     pub(crate) fn resume(&self) {
         self.signal(Signal::CONT);
+    }
+
+    /// Bytes in physical memory.
+    pub(crate) fn memory(&self) -> u64 {
+        let pid = Pid::from_child(&self.child.lock().unwrap());
+        let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap();
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
+        kib.map(|kib: u64| kib * 1024).unwrap()
     }
 
     fn signal(&self, signal: Signal) {

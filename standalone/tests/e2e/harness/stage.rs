@@ -206,6 +206,11 @@ pub(crate) async fn refused(ops: SocketAddr, code: &str) -> u64 {
     find_metric(ops, &format!("espigon_edge_refused_total{{code=\"{code}\"}}")).await.unwrap_or(0)
 }
 
+/// Connections of an edge that ended for this reason.
+pub(crate) async fn closed(ops: SocketAddr, reason: &str) -> u64 {
+    find_metric(ops, &format!("espigon_edge_closed_total{{reason=\"{reason}\"}}")).await.unwrap_or(0)
+}
+
 /// `Err`: all there is.
 async fn find_metric(ops: SocketAddr, name: &str) -> Result<u64, String> {
     let (_, text) = get(&format!("http://{ops}/metrics")).await;
