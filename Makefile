@@ -8,7 +8,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 run:
 	cargo run --locked
 
-test: tools .venv
+test: tools .venv standalone/tests/conformance/.cases
 	cargo test --workspace --locked
 	# The queues again, with every order of their steps.
 	RUSTFLAGS="--cfg loom" cargo test -p queues --tests --release --locked --target-dir target/loom
@@ -79,6 +79,13 @@ tools:
 	python3 -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	touch .venv
+
+# The published WebSocket cases. Only their source is read; the package itself needs Python 2.
+standalone/tests/conformance/.cases: standalone/tests/conformance/requirements.txt | .venv
+	rm -rf $@
+	.venv/bin/pip download --quiet --disable-pip-version-check --no-deps --require-hashes --dest $@ --requirement $<
+	tar --extract --gzip --directory $@ --strip-components 3 --file $@/autobahntestsuite-*.tar.gz --wildcards '*/case/*.py'
+	touch $@
 
 k8s/tests/.venv: k8s/tests/requirements.txt
 	python3 -m venv $@

@@ -49,6 +49,11 @@ impl CloseReason {
         Some((code, self.label()))
     }
 
+    /// Whether what the peer sends from here on has no frames to be found.
+    pub fn is_of_the_stream(self) -> bool {
+        matches!(self, Self::ProtocolError | Self::MessageTooLarge | Self::BadUtf8)
+    }
+
     /// The word of the close frame, and the label of the metric and the log line.
     pub fn label(self) -> &'static str {
         match self {

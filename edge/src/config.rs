@@ -9,13 +9,17 @@ use prometheus_client::metrics::counter::Counter;
 use queues::Limits;
 use service::{
     invocation::{self, Task},
+    memory,
     settings::{self, Common},
     tls::{ClientTls, Files, Protocols, ServerTls, TlsError},
     watch::SecretFile,
 };
 
 pub(crate) use self::secrets::Named;
-pub use self::{flags::Flags, secrets::Secrets};
+pub use self::{
+    flags::{CLIENT_PATH, Flags},
+    secrets::Secrets,
+};
 use crate::{
     auth::Origins,
     authorize::BackendConfig,
@@ -24,7 +28,9 @@ use crate::{
     hub,
     keys::{self, Issuer, Keys},
     outbound::ClientError,
-    session, upstream,
+    session,
+    upgrade::{Addresses, TrustedProxies},
+    upstream,
 };
 
 /// Below so many bytes a secret is too easily guessed (RFC 7518, section 3.2, for HS256).
@@ -86,6 +92,9 @@ impl Config {
         if flags.backend_url.is_none() && !flags.join_routes.is_empty() {
             return Err("JOIN_ROUTES are routes of the backend: BACKEND_URL must be set".to_owned());
         }
+        if flags.address_rate.is_none() && flags.trusted_proxies != TrustedProxies::default() {
+            return Err("TRUSTED_PROXIES are asked for addresses: ADDRESS_RATE must be set".to_owned());
+        }
         if flags.grant_ttl > MAX_GRANT_TTL {
             return Err("GRANT_TTL must not be more than 1h".to_owned());
         }
@@ -105,6 +114,9 @@ impl Config {
     pub fn warn(&self) {
         if self.secrets.keys.jwt.iter().any(|secret| secret.expose().len() < SHORT_SECRET_BYTES) {
             tracing::warn!("a JWT_SECRET has less than {SHORT_SECRET_BYTES} bytes: it is easily guessed");
+        }
+        if let Some(path) = self.conformance_path() {
+            tracing::warn!(path, "WS_CONFORMANCE_PATH is set: an echo for conformance suites, open to anybody");
         }
         if self.tls.is_none() && !self.flags.listen.ip().is_loopback() {
             tracing::warn!("LISTEN is without TLS: something before the edge must end it");
@@ -151,6 +163,20 @@ impl Config {
     pub(crate) fn tls(&self, failures: &Counter) -> Result<Option<ServerTls>, TlsError> {
         let files = self.tls.clone();
         files.map(|files| ServerTls::new(files, WS_PROTOCOLS, failures.clone())).transpose()
+    }
+
+    pub(crate) fn addresses(&self) -> Option<Addresses> {
+        Some(Addresses::new(self.flags.address_rate?, self.flags.trusted_proxies.clone()))
+    }
+
+    /// In bytes; there may be none to be found.
+    pub(crate) fn memory_limit(&self) -> u64 {
+        let set = self.flags.memory_limit.map(|bytes| bytes as u64);
+        set.or_else(|| memory::cgroup_limit().map(|limit| limit / 10 * 9)).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn conformance_path(&self) -> Option<&str> {
+        self.flags.ws_conformance_path.as_deref()
     }
 
     pub(crate) fn drain_window(&self) -> Duration {
@@ -278,6 +304,13 @@ mod tests {
             (&["--send-queue", "0"], "--send-queue"),
             (&["--send-queue", "7"], "SEND_QUEUE"),
             (&["--pong-wait", "0s"], "--pong-wait"),
+            (&["--ws-conformance-path", "/ws"], "--ws-conformance-path"),
+            (&["--ws-conformance-path", "echo"], "--ws-conformance-path"),
+            (&["--ws-conformance-path", "/{echo}"], "--ws-conformance-path"),
+            (&["--address-rate", "0/s"], "--address-rate"),
+            (&["--trusted-proxies", "10.0.0.0/8"], "TRUSTED_PROXIES"),
+            (&["--trusted-proxies", "a.example", "--address-rate", "1/s"], "--trusted-proxies"),
+            (&["--memory-limit", "0"], "--memory-limit"),
             (&["--no-such-flag"], "--no-such-flag"),
         ] {
             assert!(config(args).unwrap_err().contains(name), "{args:?}");

@@ -7,31 +7,37 @@
 
 mod context;
 mod conversation;
+mod echo;
+mod frame_watch;
 mod heartbeat;
 mod pumps;
 mod read_pump;
 mod replays;
-pub mod socket;
+mod socket;
 #[cfg(test)]
 mod tests;
 mod write_pump;
 
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::{io::AsyncRead, time::timeout};
 
-use crate::{close::CloseReason, defaults::FAREWELL, outbox::Outbox};
+use crate::{
+    close::CloseReason,
+    defaults::{ECHO_MESSAGE_BYTES, FAREWELL},
+    outbox::Outbox,
+};
 pub use context::{Context, Settings};
 use conversation::Conversation;
 pub use conversation::Guest;
 pub use pumps::Pumps;
 use read_pump::ReadPump;
-pub use socket::SocketWriter;
+pub use socket::{SocketReader, SocketWriter, split};
 
 /// How one half of the connection ended first.
 enum Ended {
-    /// The conversation: with the peer's close, an error, or a reason of ours to close.
-    Conversation(CloseReason),
+    /// Reading: with the peer's close, an error, or a reason of ours to close.
+    Reading(CloseReason),
     /// The write pump: the outbox was closed by others, and the close frame is out.
     Writing(CloseReason),
 }
@@ -47,35 +53,60 @@ where
     let mut conversation = Conversation::new(reader, guest, outbox.clone(), context.clone());
     let ended = tokio::select! {
         reason = outbox.ended() => Ended::Writing(reason),
-        reason = conversation.run() => Ended::Conversation(reason),
+        reason = conversation.run() => Ended::Reading(reason),
     };
-    let reason = match ended {
-        Ended::Writing(reason) => {
-            // The peer may never answer.
-            let _ = timeout(settings.write_wait, drain(&mut conversation.reader, reason)).await;
-            reason
-        }
-        Ended::Conversation(CloseReason::Gone) => CloseReason::Gone,
-        Ended::Conversation(reason) => {
-            outbox.finish(reason);
-            // Reading on meanwhile, so that a peer that is writing is not stuck.
-            let mut draining = pin!(drain(&mut conversation.reader, reason));
-            tokio::select! {
-                biased;
-                // If the outbox was closed before, that reason stands.
-                reason = outbox.ended() => {
-                    let _ = timeout(settings.write_wait, draining).await;
-                    reason
-                }
-                () = &mut draining => outbox.ended().await,
-            }
-        }
-    };
+    let reason = close(ended, &mut conversation.reader, &outbox, settings.write_wait).await;
     // Whoever still holds the handle need not fill it.
     outbox.queue().cut(CloseReason::Gone);
     conversation.leave_all().await;
     context.metrics.closed(reason);
     tracing::debug!(user = outbox.user(), reason = reason.label(), "connection closed");
+}
+
+/// Runs a connection that gets its messages back, to its end, for conformance suites: between the same two pumps as any
+/// other.
+pub async fn echo<R>(reader: R, leftover: &[u8], outbox: &Outbox, context: &Context)
+where
+    R: AsyncRead + Unpin,
+{
+    let settings = &context.settings;
+    let mut reader = ReadPump::new(reader, leftover, ECHO_MESSAGE_BYTES);
+    let ended = tokio::select! {
+        reason = outbox.ended() => Ended::Writing(reason),
+        reason = echo::echo(&mut reader, outbox, settings.pong_wait) => Ended::Reading(reason),
+    };
+    let reason = close(ended, &mut reader, outbox, settings.write_wait).await;
+    outbox.queue().cut(CloseReason::Gone);
+    context.metrics.closed(reason);
+}
+
+/// Closes a connection of which one half has ended. Returns why it ended.
+async fn close<R>(ended: Ended, reader: &mut ReadPump<R>, outbox: &Outbox, write_wait: Duration) -> CloseReason
+where
+    R: AsyncRead + Unpin,
+{
+    match ended {
+        Ended::Writing(reason) => {
+            // The peer may never answer.
+            let _ = timeout(write_wait, drain(reader, reason)).await;
+            reason
+        }
+        Ended::Reading(CloseReason::Gone) => CloseReason::Gone,
+        Ended::Reading(reason) => {
+            outbox.finish(reason);
+            // Reading on meanwhile, so that a peer that is writing is not stuck.
+            let mut draining = pin!(drain(reader, reason));
+            tokio::select! {
+                biased;
+                // If the outbox was closed before, that reason stands.
+                reason = outbox.ended() => {
+                    let _ = timeout(write_wait, draining).await;
+                    reason
+                }
+                () = &mut draining => outbox.ended().await,
+            }
+        }
+    }
 }
 
 /// Runs a connection whose outbox was finished before it began: what is queued is sent, and the peer closes.
@@ -93,8 +124,7 @@ where
 async fn drain<R: AsyncRead + Unpin>(reader: &mut ReadPump<R>, reason: CloseReason) {
     match reason {
         CloseReason::Peer(_) | CloseReason::Gone | CloseReason::WriteTimeout => {}
-        // What follows an error in the stream has no frames to be found.
-        CloseReason::ProtocolError | CloseReason::MessageTooLarge | CloseReason::BadUtf8 => reader.drain_bytes().await,
+        _ if reason.is_of_the_stream() => reader.drain_bytes().await,
         _ => reader.drain().await,
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use queues::Limits;
+
 /// How often a client should send `ping`, told in `welcome`: below the idle time-outs of common proxies (nginx: 60 s).
 pub(crate) const CLIENT_PING: Duration = Duration::from_secs(25);
 
@@ -10,6 +12,15 @@ pub(crate) const MAX_FAREWELLS: usize = 256;
 
 /// How long such a socket waits for the other side to close.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Sockets of the conformance echo open at a time: with what each may hold, about 1 GiB.
+pub(crate) const MAX_ECHOES: usize = 16;
+
+/// Largest message that the echo takes: that of the largest published conformance case.
+pub(crate) const ECHO_MESSAGE_BYTES: usize = 16 << 20;
+
+/// What waits for a client of the echo. It is not read from while an eighth of it does, so that this is never reached.
+pub(crate) const ECHO_OUTBOX: Limits = Limits { frames: 1024, bytes: 64 << 20 };
 
 /// What tungstenite reads at a time, and keeps for each connection: most messages of clients are smaller, and 100,000
 /// connections cost 100 MiB.

@@ -28,6 +28,7 @@ mod drain;
 pub mod hub;
 pub mod interest;
 pub mod keys;
+mod memory;
 pub mod metrics;
 pub mod outbound;
 pub mod outbox;

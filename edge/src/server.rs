@@ -6,22 +6,27 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use axum::{Router, routing::get};
 use prometheus_client::registry::Registry;
-use service::{Clock, Lifecycle, accept, files, ops};
+use service::{
+    Clock, Lifecycle,
+    accept::{self, Cut, Http1},
+    files, ops,
+};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     authorize::{Authorizer, Backend},
-    config::Config,
+    config::{CLIENT_PATH, Config},
     connection::{Context, Pumps},
     connections::Connections,
     defaults::MAX_FAREWELLS,
     drain::goodbye,
     hub::Hub,
     keys::Keys,
+    memory::Memory,
     metrics::Metrics,
     outbox,
-    upgrade::{Gate, upgrade},
+    upgrade::{Echoes, Gate, conformance, upgrade},
     upstream::Upstream,
 };
 
@@ -42,7 +47,6 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     let mut registry = Registry::default();
     let metrics = Arc::new(Metrics::new(&mut registry));
     let authorizer = authorizer(&config, &mut registry)?;
-    let tls_failures = metrics.tls_failures.clone();
 
     let connections =
         Connections::new(config.max_connections(files), config.max_connections_per_user(), metrics.clone());
@@ -73,7 +77,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         authorizer,
         connections: connections.clone(),
         outbox_rules: Arc::new(outbox::Rules { limits: config.outbox_limits(), metrics: metrics.clone() }),
-        metrics,
+        metrics: metrics.clone(),
         clock: Clock::system(),
     });
     for (named, file) in config.secret_files() {
@@ -81,6 +85,9 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         let watching = file.watch(move |secret| keys.change(|secrets| named.set(secret, secrets)));
         lifecycle.spawn(async move { until.run_until_cancelled(watching).await });
     }
+    let memory = Arc::new(Memory::new(config.memory_limit()));
+    let (watched, until) = (memory.clone(), end.clone());
+    lifecycle.spawn(async move { _ = until.run_until_cancelled(watched.watch()).await });
     let sockets = TaskTracker::new();
     let gate = Gate {
         context,
@@ -89,19 +96,36 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         lifecycle: lifecycle.clone(),
         sockets: sockets.clone(),
         farewells: Arc::new(Semaphore::new(MAX_FAREWELLS)),
+        echoes: Echoes::new(metrics.clone()),
+        addresses: config.addresses().map(Arc::new),
+        memory: memory.clone(),
     };
-    let router = Router::new().route("/ws", get(upgrade)).with_state(gate);
+    let mut router = Router::new().route(CLIENT_PATH, get(upgrade));
+    if let Some(path) = config.conformance_path() {
+        router = router.route(path, get(conformance));
+    }
+    let router = router.with_state(gate);
     let closing = CancellationToken::new();
-    let tls = config.tls(&tls_failures).context("read TLS_CERT, TLS_KEY")?.map(Arc::new);
+    let tls = config.tls(&metrics.tls_failures).context("read TLS_CERT, TLS_KEY")?.map(Arc::new);
     if let Some(tls) = tls.clone() {
         lifecycle.spawn(end.clone().run_until_cancelled_owned(tls.watch()));
     }
-    lifecycle.spawn_vital(accept::serve_https1(listener, tls, router, lifecycle.clone(), closing.clone()));
+    let http = Http1::public(router, tls, move |cut| metrics.refused(code_of(cut)));
+    lifecycle.spawn_vital(http.serve(listener, lifecycle.clone(), closing.clone()));
     let window = config.drain_window();
     lifecycle.spawn(drain(lifecycle.clone(), connections.clone(), window, sockets, end, closing));
-    ops::spawn(ops, Arc::new(registry), readiness(lifecycle, upstream, connections, keys), lifecycle);
+    ops::spawn(ops, Arc::new(registry), readiness(lifecycle, upstream, connections, memory, keys), lifecycle);
     tracing::info!(ws = %bound.ws, ops = %bound.ops, "listening");
     Ok(bound)
+}
+
+/// The label of a connection that never got as far as a handshake. No client sees it.
+fn code_of(cut: Cut) -> &'static str {
+    match cut {
+        Cut::Crowded => "crowded",
+        Cut::Slow => "slow_head",
+        Cut::Malformed => "bad_head",
+    }
 }
 
 /// The order of the end.
@@ -122,7 +146,13 @@ pub(crate) async fn drain(
     closing.cancel();
 }
 
-fn readiness(lifecycle: &Lifecycle, upstream: Upstream, connections: Arc<Connections>, keys: Keys) -> ops::Readiness {
+fn readiness(
+    lifecycle: &Lifecycle,
+    upstream: Upstream,
+    connections: Arc<Connections>,
+    memory: Arc<Memory>,
+    keys: Keys,
+) -> ops::Readiness {
     let lifecycle = lifecycle.clone();
     Arc::new(move || {
         if lifecycle.is_draining() {
@@ -135,6 +165,8 @@ fn readiness(lifecycle: &Lifecycle, upstream: Upstream, connections: Arc<Connect
             Err("no keys from JWKS_URL yet".to_owned())
         } else if connections.is_full() {
             Err("MAX_CONNECTIONS reached".to_owned())
+        } else if memory.is_full() {
+            Err("MEMORY_LIMIT reached".to_owned())
         } else {
             Ok(())
         }

@@ -1,6 +1,8 @@
 //! `GET /ws`: what must hold before a client gets its socket, checked in the order of `PROTOCOL.md`, section 1:
-//! request, state of the edge, origin, token.
+//! request, state of the edge, address, origin, token.
 
+mod addresses;
+mod conformance;
 mod handshake;
 mod refusal;
 
@@ -12,20 +14,25 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::Response,
 };
+use bytes::Bytes;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use service::{Lifecycle, Socket};
-use tokio::sync::Semaphore;
+use service::Lifecycle;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use crate::{
     auth::{Claims, Origins, TokenError},
     close::CloseReason,
-    connection::{self, Context, Guest, Pumps, socket},
+    connection::{self, Context, Guest, Pumps, SocketReader, SocketWriter, split},
     connections::Place,
     defaults::FAREWELL,
+    memory::Memory,
     outbox::Outbox,
     protocol::{ErrorCode, SUBPROTOCOL, ServerMessage},
 };
+pub use addresses::{Addresses, TrustedProxies};
+pub use conformance::{Echoes, conformance};
 use handshake::Handshake;
 use refusal::Refusal;
 
@@ -40,23 +47,30 @@ pub struct Gate {
     pub sockets: TaskTracker,
     /// Places for sockets that are opened only to say why they are refused.
     pub farewells: Arc<Semaphore>,
+    pub echoes: Echoes,
+    /// None: an address may have as many new sockets as it likes.
+    pub addresses: Option<Arc<Addresses>>,
+    pub(crate) memory: Arc<Memory>,
 }
 
 /// The route's handler.
 pub async fn upgrade(State(gate): State<Gate>, request: Request) -> Response {
-    match gate.admit(request).await {
-        Ok(response) => response,
-        Err(refusal) => {
-            gate.context.metrics.refused(refusal.code.as_str());
-            refusal.response()
-        }
-    }
+    let admitted = gate.admit(request).await;
+    respond(&gate, admitted)
+}
+
+fn respond(gate: &Gate, admitted: Result<Response, Refusal>) -> Response {
+    admitted.unwrap_or_else(|refusal| {
+        gate.context.metrics.refused(refusal.code.as_str());
+        refusal.response()
+    })
 }
 
 impl Gate {
     async fn admit(&self, mut request: Request) -> Result<Response, Refusal> {
         let handshake = Handshake::check(&request)?;
         self.check_state()?;
+        self.check_address(&request)?;
         self.check_origin(request.headers())?;
         let token = handshake.token(&request);
         let mut place = self.context.connections.reserve().ok_or(Refusal::OVERLOADED)?;
@@ -76,12 +90,9 @@ impl Gate {
         let (context, pumps, lifecycle) = (self.context.clone(), self.pumps.clone(), self.lifecycle.clone());
         let tracked = self.sockets.token();
         self.lifecycle.spawn(async move {
-            match upgraded.await {
-                Ok(upgraded) => {
-                    let guest = verified.map(|claims| guest(claims, token.as_deref(), auto_join));
-                    serve(upgraded, guest, place, context, &pumps, &lifecycle).await;
-                }
-                Err(error) => tracing::debug!(%error, "upgrade a connection"),
+            if let Some(socket) = halves(upgraded).await {
+                let guest = verified.map(|claims| guest(claims, token.as_deref(), auto_join));
+                serve(socket, guest, place, context, &pumps, &lifecycle).await;
             }
             drop((tracked, farewell));
         });
@@ -93,11 +104,15 @@ impl Gate {
             Err(Refusal::DRAINING)
         } else if !self.context.upstream.ever_linked() {
             Err(Refusal::NOT_READY)
-        } else if self.context.connections.is_full() {
+        } else if self.context.connections.is_full() || self.memory.is_full() {
             Err(Refusal::OVERLOADED)
         } else {
             Ok(())
         }
+    }
+
+    fn check_address(&self, request: &Request) -> Result<(), Refusal> {
+        self.addresses.as_ref().map_or(Ok(()), |addresses| addresses.check(request, Instant::now()))
     }
 
     fn check_origin(&self, headers: &HeaderMap) -> Result<(), Refusal> {
@@ -132,22 +147,37 @@ fn guest(claims: Claims, token: Option<&str>, auto_join: bool) -> Guest {
     Guest { id: id.into(), claims: Arc::new(claims), token: token.unwrap_or_default().into(), auto_join }
 }
 
+/// The two halves, and what the client sent right behind its request.
+type Socket = (SocketReader, SocketWriter, Bytes);
+
+/// The socket, once the 101 is out; `None` if the client went away before.
+async fn halves(upgraded: OnUpgrade) -> Option<Socket> {
+    let upgraded = match upgraded.await {
+        Ok(upgraded) => upgraded,
+        Err(error) => {
+            tracing::debug!(%error, "upgrade a connection");
+            return None;
+        }
+    };
+    // Our accept loop serves nothing else.
+    let Ok(parts) = upgraded.downcast::<TokioIo<service::Socket>>() else {
+        tracing::error!("an upgraded connection is none of our accept loop's");
+        return None;
+    };
+    let (reader, writer) = split(parts.io.into_inner());
+    Some((reader, writer, parts.read_buf))
+}
+
 /// Runs the socket to its end. Without a guest, a browser is told by the socket why it is refused, since it cannot see
 /// a status.
 async fn serve(
-    upgraded: hyper::upgrade::Upgraded,
+    (reader, writer, leftover): Socket,
     guest: Result<Guest, Refusal>,
     mut place: Place,
     context: Arc<Context>,
     pumps: &Pumps,
     lifecycle: &Lifecycle,
 ) {
-    // Our accept loop serves nothing else.
-    let Ok(parts) = upgraded.downcast::<TokioIo<Socket>>() else {
-        tracing::error!("an upgraded connection is none of our accept loop's");
-        return;
-    };
-    let (reader, writer) = socket::split(parts.io.into_inner());
     let rules = context.outbox_rules.clone();
     let outbox = match &guest {
         Ok(guest) => Arc::new(Outbox::new(guest.claims.user.clone(), rules)),
@@ -162,14 +192,14 @@ async fn serve(
                 outbox.finish(CloseReason::Restarting);
             }
             pumps.start(writer, outbox.clone(), context.settings.write_wait);
-            connection::run(reader, &parts.read_buf, guest, outbox, context).await;
+            connection::run(reader, &leftover, guest, outbox, context).await;
         }
         Err(refusal) => {
             context.metrics.refused(refusal.code.as_str());
             outbox.push(ServerMessage::error(None, refusal.code, refusal.text, None).frame());
             outbox.finish(refusal.close_reason());
             pumps.start(writer, outbox.clone(), context.settings.write_wait.min(FAREWELL));
-            connection::farewell(reader, &parts.read_buf, &outbox, &context).await;
+            connection::farewell(reader, &leftover, &outbox, &context).await;
         }
     }
 }

@@ -2,22 +2,27 @@
 //! said what it wants. `axum::serve` has no limit on the time a request's head may take, and forgets upgraded
 //! connections at shutdown; so the loop is our own, with axum's router on it.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+mod crowd;
 
-use axum::{Router, extract::ConnectInfo};
+use std::{fmt, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::ConnectInfo,
+    http::{HeaderValue, StatusCode, header},
+    response::Response,
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use socket2::{Domain, Protocol, Type};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::{Lifecycle, Socket, tls::ServerTls};
+use crowd::Crowd;
 
 /// Connections the kernel keeps for us between two accepts; it caps the number by `net.core.somaxconn` (4096 since 5.4).
 const BACKLOG: i32 = 4096;
@@ -28,8 +33,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest head of a request, and so hyper's read buffer.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 
-/// Connections open at a time that are plain HTTP so far; an upgrade gives its place back. With the time their heads may
-/// take, so many slow clients cost at most so many files and buffers.
+/// Connections open at a time that are plain HTTP so far; an upgrade gives its place back. Slow clients cost at most so
+/// many files and buffers, and when all places are taken, the one that is silent for longest goes.
 const MAX_OPEN: usize = 2048;
 
 /// Pause after an accept that failed for want of something (files, memory), so as not to spin on it.
@@ -74,54 +79,103 @@ fn is_of_the_peer(error: &io::Error) -> bool {
     )
 }
 
-/// Serves HTTP/1.1 with upgrades on every connection until `closing`; each is a task of its own, which then finishes the
-/// request under way.
-pub async fn serve_http1(listener: TcpListener, router: Router, lifecycle: Lifecycle, closing: CancellationToken) {
-    serve_https1(listener, None, router, lifecycle, closing).await;
+/// Why a connection was ended that had not said what it wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Others needed its place.
+    Crowded,
+    /// The head of its request took too long.
+    Slow,
+    /// It was no HTTP, or too much of it: answered with 400 or 431.
+    Malformed,
 }
 
-/// As [`serve_http1`], by TLS if there is any.
-pub async fn serve_https1(
-    listener: TcpListener,
-    tls: Option<Arc<ServerTls>>,
+/// An HTTP/1.1 server with upgrades.
+#[derive(Clone)]
+pub struct Http1 {
     router: Router,
-    lifecycle: Lifecycle,
-    closing: CancellationToken,
-) {
-    let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
-    let places = Arc::new(Semaphore::new(MAX_OPEN));
-    let next = async || {
-        // The kernel's backlog holds those that wait. The semaphore is never closed.
-        let place = places.clone().acquire_owned().await;
-        (accept(&listener).await, place)
-    };
-    while let Some(((stream, peer), place)) = closing.run_until_cancelled(next()).await {
-        let service = router.clone().map_request(move |mut request: http::Request<hyper::body::Incoming>| {
-            request.extensions_mut().insert(ConnectInfo(peer));
-            request
-        });
-        let (http, tls, closing) = (http.clone(), tls.clone(), closing.clone());
-        lifecycle.spawn(async move {
-            let socket = match secured(stream, tls.as_deref()).await {
-                Ok(socket) => socket,
-                Err(error) => return tracing::debug!(%peer, %error, "do a TLS handshake"),
-            };
-            let service = TowerToHyperService::new(service);
-            let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service).with_upgrades());
-            let served = tokio::select! {
-                served = connection.as_mut() => served,
-                () = closing.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = served {
-                tracing::debug!(%peer, %error, "serve an HTTP connection");
-            }
-            drop(place);
-        });
+    tls: Option<Arc<ServerTls>>,
+    keep_alive: bool,
+    on_cut: Arc<dyn Fn(Cut) + Send + Sync>,
+}
+
+impl fmt::Debug for Http1 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http1").field("keep_alive", &self.keep_alive).finish_non_exhaustive()
     }
+}
+
+impl Http1 {
+    pub fn new(router: Router) -> Self {
+        Self { router, tls: None, keep_alive: true, on_cut: Arc::new(|_| ()) }
+    }
+
+    /// For a public listener: a connection ends with its first answer unless that is an upgrade, so that nobody keeps a
+    /// place by asking again and again; and each connection cut is told of.
+    pub fn public(router: Router, tls: Option<Arc<ServerTls>>, on_cut: impl Fn(Cut) + Send + Sync + 'static) -> Self {
+        Self { router, tls, keep_alive: false, on_cut: Arc::new(on_cut) }
+    }
+
+    /// Serves every connection until `closing`; each is a task of its own, which then finishes the request under way.
+    pub async fn serve(self, listener: TcpListener, lifecycle: Lifecycle, closing: CancellationToken) {
+        let mut http = hyper::server::conn::http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
+        let crowd = Crowd::new(MAX_OPEN);
+        let next = async || {
+            let accepted = accept(&listener).await;
+            // While all places are taken by those that were asked for something, the kernel's backlog holds the others.
+            (accepted, crowd.enter().await)
+        };
+        while let Some(((stream, peer), place)) = closing.run_until_cancelled(next()).await {
+            let (speaker, keep_alive) = (place.speaker(), self.keep_alive);
+            let service = self.router.clone().map_request(move |mut request: http::Request<hyper::body::Incoming>| {
+                speaker.spoke();
+                request.extensions_mut().insert(ConnectInfo(peer));
+                request
+            });
+            let service = service.map_response(move |mut response: Response| {
+                if !keep_alive && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                response
+            });
+            let (http, tls, closing, on_cut) = (http.clone(), self.tls.clone(), closing.clone(), self.on_cut.clone());
+            lifecycle.spawn(async move {
+                let socket = tokio::select! {
+                    socket = secured(stream, tls.as_deref()) => socket,
+                    () = place.cut() => return on_cut(Cut::Crowded),
+                    () = closing.cancelled() => return,
+                };
+                let socket = match socket {
+                    Ok(socket) => socket,
+                    Err(error) => return tracing::debug!(%peer, %error, "do a TLS handshake"),
+                };
+                let service = TowerToHyperService::new(service);
+                let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service).with_upgrades());
+                let served = tokio::select! {
+                    served = connection.as_mut() => served,
+                    () = place.cut() => return on_cut(Cut::Crowded),
+                    () = closing.cancelled() => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.await
+                    }
+                };
+                if let Err(error) = served {
+                    if error.is_timeout() {
+                        on_cut(Cut::Slow);
+                    } else if error.is_parse() {
+                        on_cut(Cut::Malformed);
+                    }
+                    tracing::debug!(%peer, %error, "serve an HTTP connection");
+                }
+            });
+        }
+    }
+}
+
+/// Serves what is not public.
+pub async fn serve_http1(listener: TcpListener, router: Router, lifecycle: Lifecycle, closing: CancellationToken) {
+    Http1::new(router).serve(listener, lifecycle, closing).await;
 }
 
 /// The connection, once its TLS handshake is done.

@@ -19,6 +19,7 @@ pub mod healthcheck;
 pub mod invocation;
 pub mod lifecycle;
 mod limit;
+pub mod memory;
 pub mod ops;
 mod random;
 pub mod settings;

@@ -8,8 +8,12 @@ use service::settings::{Common, LinkTls, duration, listen_address, positive_dura
 use crate::{
     authorize::{BackendUrl, JoinRoutes},
     keys::JwksUrl,
+    upgrade::TrustedProxies,
     upstream::discovery::Discovery,
 };
+
+/// Where clients connect.
+pub const CLIENT_PATH: &str = "/ws";
 
 /// Holds browsers' sockets; meets the fanout tier over gRPC.
 ///
@@ -160,6 +164,34 @@ pub struct Flags {
     /// How long a room that its last member left is kept
     #[arg(long, env, default_value = "5s", value_parser = duration)]
     pub room_linger: Duration,
+
+    /// New sockets of one address in a second, as `10/s`; one of IPv6 counts with its /64 [default: no limit]
+    #[arg(long, env, value_parser = rate)]
+    pub address_rate: Option<u32>,
+
+    /// Proxies whose `X-Forwarded-For` tells the address, comma-separated: `10.0.0.0/8,192.0.2.1`
+    #[arg(long, env, default_value = "", hide_default_value = true, value_parser = TrustedProxies::try_new)]
+    pub trusted_proxies: TrustedProxies,
+
+    /// Memory of the process above which it takes no new sockets [default: 90 % of the control group's limit]
+    #[arg(long, env, value_parser = size)]
+    pub memory_limit: Option<usize>,
+
+    /// Where conformance suites find an echo, open to anybody: not for production [default: nowhere]
+    #[arg(long, env, value_parser = conformance_path)]
+    pub ws_conformance_path: Option<String>,
+}
+
+/// A path of plain characters, which mean nothing to a router.
+fn conformance_path(text: &str) -> Result<String, String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
+    if text == CLIENT_PATH {
+        Err("is where clients connect".to_owned())
+    } else if text.starts_with('/') && text.bytes().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("a path looks like /conformance".to_owned())
+    }
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -125,9 +125,12 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
             tokio::select! {
                 done = next_done(&mut self.pending) => self.done(done),
                 received = self.reader.next(), if may_read => {
-                    match received {
+                    let ended = match received {
                         Ok(received) => self.received(received),
-                        Err(reason) => return reason,
+                        Err(reason) => Some(reason),
+                    };
+                    if let Some(reason) = ended {
+                        return reason;
                     }
                 }
                 () = drive(&mut self.replays, &self.context.hub, &self.outbox) => {}
@@ -169,7 +172,8 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
         }
     }
 
-    fn received(&mut self, received: Received) {
+    /// Returns why the connection is to close, if it is for this.
+    fn received(&mut self, received: Received) -> Option<CloseReason> {
         let now = Instant::now();
         self.heartbeat.received(now);
         for answer in self.reader.take_answers() {
@@ -177,8 +181,12 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
         }
         let text = match received {
             Received::Text(text) => text,
-            Received::Control => return self.session.control(now, &mut self.actions),
-            Received::Part => return,
+            Received::Binary(_) => return Some(CloseReason::Binary),
+            Received::Control => {
+                self.session.control(now, &mut self.actions);
+                return None;
+            }
+            Received::Part => return None,
         };
         match Request::parse(&text) {
             Ok(request) => {
@@ -190,6 +198,7 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
                 self.session.malformed(&malformed, now, &mut self.actions);
             }
         }
+        None
     }
 
     fn done(&mut self, done: Done) {

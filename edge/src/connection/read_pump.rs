@@ -1,5 +1,6 @@
-//! The reading half of a connection. Framing, masking, UTF-8 and fragments are tungstenite's; it reads from our socket
-//! and writes its own answers (pongs) into a list of ours, from where they go through the outbox like everything else.
+//! The reading half of a connection. Framing, masking and fragments are tungstenite's; it reads from our socket and writes
+//! its own answers (pongs) into a list of ours, from where they go through the outbox like everything else. Frames are
+//! watched on their way in, so that what is wrong with a message is found before all of it is there.
 
 use std::{
     future::poll_fn,
@@ -17,6 +18,7 @@ use tokio_tungstenite::tungstenite::{
     protocol::{Role, WebSocketConfig, WebSocketContext},
 };
 
+use super::frame_watch::FrameWatch;
 use crate::{close::CloseReason, defaults::READ_BUFFER_BYTES};
 
 /// What tungstenite may hold of its own answers. They are taken from it at once, so this is never reached.
@@ -27,12 +29,16 @@ pub(super) struct ReadPump<R> {
     websocket: Box<WebSocketContext>,
     /// Whole frames that tungstenite wants written.
     answers: SmallVec<[Bytes; 1]>,
+    watch: FrameWatch,
+    /// What was found wrong: what came whole before it is still handled, and nothing is read any more.
+    wrong: Option<CloseReason>,
 }
 
 /// What came in.
 #[derive(Debug)]
 pub(super) enum Received {
     Text(Utf8Bytes),
+    Binary(Bytes),
     /// A ping or a pong.
     Control,
     /// Part of a message: nothing to handle, but a sign of life.
@@ -49,7 +55,9 @@ impl<R: AsyncRead + Unpin> ReadPump<R> {
             .max_message_size(Some(max_message_bytes))
             .max_frame_size(Some(max_message_bytes));
         let websocket = WebSocketContext::from_partially_read(leftover.to_vec(), Role::Server, Some(config));
-        Self { reader, websocket: Box::new(websocket), answers: SmallVec::new() }
+        let mut watch = FrameWatch::new(max_message_bytes);
+        let wrong = watch.see(leftover).err();
+        Self { reader, websocket: Box::new(websocket), answers: SmallVec::new(), watch, wrong }
     }
 
     /// The next message, or why there will be none. Cancel-safe: what was read stays in the WebSocket's buffer.
@@ -64,7 +72,7 @@ impl<R: AsyncRead + Unpin> ReadPump<R> {
 
     /// Reads on, for nothing but the peer's close frame or the end of the stream.
     pub(super) async fn drain(&mut self) {
-        while let Ok(_) | Err(CloseReason::Binary) = self.next().await {
+        while self.next().await.is_ok() {
             self.answers.clear();
         }
     }
@@ -87,10 +95,17 @@ impl<R: AsyncRead + Unpin> ReadPump<R> {
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Received, CloseReason>> {
         let mut received = false;
-        let mut io = Io { reader: &mut self.reader, answers: &mut self.answers, cx, received: &mut received };
+        let mut io = Io {
+            reader: &mut self.reader,
+            answers: &mut self.answers,
+            watch: &mut self.watch,
+            wrong: &mut self.wrong,
+            cx,
+            received: &mut received,
+        };
         match self.websocket.read(&mut io) {
             Ok(Message::Text(text)) => Poll::Ready(Ok(Received::Text(text))),
-            Ok(Message::Binary(_)) => Poll::Ready(Err(CloseReason::Binary)),
+            Ok(Message::Binary(bytes)) => Poll::Ready(Ok(Received::Binary(bytes))),
             // 1005 stands for a close frame without a code; tungstenite answers a code not allowed by an error.
             Ok(Message::Close(frame)) => {
                 Poll::Ready(Err(CloseReason::Peer(frame.map_or(1005, |frame| frame.code.into()))))
@@ -104,6 +119,7 @@ impl<R: AsyncRead + Unpin> ReadPump<R> {
                 // Part of a message: the reader's waker is registered, and the next call goes on where this one stopped.
                 if received { Poll::Ready(Ok(Received::Part)) } else { Poll::Pending }
             }
+            Err(Error::Io(_)) if let Some(reason) = self.wrong => Poll::Ready(Err(reason)),
             Err(error) => Poll::Ready(Err(reason_of(&error))),
         }
     }
@@ -126,18 +142,24 @@ fn reason_of(error: &Error) -> CloseReason {
 struct Io<'a, 'c, R> {
     reader: &'a mut R,
     answers: &'a mut SmallVec<[Bytes; 1]>,
+    watch: &'a mut FrameWatch,
+    wrong: &'a mut Option<CloseReason>,
     cx: &'a mut Context<'c>,
     received: &'a mut bool,
 }
 
 impl<R: AsyncRead + Unpin> Read for Io<'_, '_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.wrong.is_some() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         let mut into = ReadBuf::new(buffer);
         match Pin::new(&mut *self.reader).poll_read(self.cx, &mut into) {
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
             Poll::Ready(Err(error)) => Err(error),
             Poll::Ready(Ok(())) => {
                 *self.received |= !into.filled().is_empty();
+                *self.wrong = self.watch.see(into.filled()).err();
                 Ok(into.filled().len())
             }
         }

@@ -62,6 +62,10 @@ impl<W: AsyncWrite + Unpin> WritePump<W> {
         loop {
             ready!(self.poll_flush(cx))?;
             if let Some(reason) = self.closing {
+                if reason.is_of_the_stream() {
+                    // The peer's close could not be seen: so it gets the end right behind ours, and need not wait for it.
+                    ready!(Pin::new(&mut self.writer).poll_shutdown(cx))?;
+                }
                 return Poll::Ready(Ok(reason));
             }
             match ready!(self.outbox.queue().poll_take(cx, &mut self.frames)) {
@@ -265,6 +269,18 @@ mod tests {
         };
         let (reason, ()) = tokio::join!(pump.run(), work);
         assert_eq!(reason, CloseReason::SlowConsumer);
+    }
+
+    #[tokio::test]
+    async fn after_an_error_in_the_stream_its_end_follows_the_close_frame() {
+        let outbox = test_support::outbox();
+        let (near, mut far) = duplex(64);
+        outbox.finish(CloseReason::BadUtf8);
+        let mut pump = WritePump::new(near, outbox, WAIT);
+        assert_eq!(pump.run().await, CloseReason::BadUtf8);
+        let mut got = Vec::new();
+        far.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got, *frame::close(1007, "bad_utf8"));
     }
 
     #[tokio::test]

@@ -29,6 +29,11 @@ pub fn text(payload: &[u8]) -> Bytes {
     build(OpCode::Data(Data::Text), payload)
 }
 
+/// A binary message.
+pub fn binary(payload: &[u8]) -> Bytes {
+    build(OpCode::Data(Data::Binary), payload)
+}
+
 pub fn ping() -> Bytes {
     build(OpCode::Control(Control::Ping), b"")
 }
@@ -66,6 +71,7 @@ mod tests {
     #[test]
     fn frames_are_as_the_rfc_shows_them() {
         assert_eq!(text(b"Hello"), Bytes::from_static(&[0x81, 0x05, 0x48, 0x65, 0x6c, 0x6c, 0x6f]));
+        assert_eq!(binary(b"\xff"), Bytes::from_static(&[0x82, 0x01, 0xff]));
         assert_eq!(ping(), Bytes::from_static(&[0x89, 0]));
         assert_eq!(close(1012, "restarting")[..4], [0x88, 12, 0x03, 0xf4]);
         assert_eq!(empty_close(), Bytes::from_static(&[0x88, 0]));

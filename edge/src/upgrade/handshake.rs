@@ -35,6 +35,15 @@ impl Handshake {
         {
             return Err(Refusal::bad_request("a WebSocket begins with Connection: Upgrade, Upgrade: websocket"));
         }
+        // Of two, we might read one and a proxy before us the other.
+        for name in [header::HOST, header::SEC_WEBSOCKET_VERSION, header::SEC_WEBSOCKET_KEY] {
+            if headers.get_all(name).iter().count() > 1 {
+                return Err(Refusal::bad_request("a header that must stand once stands twice"));
+            }
+        }
+        if !headers.contains_key(header::HOST) {
+            return Err(Refusal::bad_request("a WebSocket begins with a request that has a Host"));
+        }
         if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
             return Err(Refusal::VERSION);
         }
@@ -81,7 +90,8 @@ mod tests {
 
     use super::*;
 
-    const GOOD: [(&str, &str); 4] = [
+    const GOOD: [(&str, &str); 5] = [
+        ("host", "edge.example"),
         ("connection", "keep-alive, Upgrade"),
         ("upgrade", "websocket"),
         ("sec-websocket-version", "13"),
@@ -112,7 +122,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_wrong_is_refused() {
-        for header in ["connection", "upgrade", "sec-websocket-key"] {
+        for header in ["host", "connection", "upgrade", "sec-websocket-key"] {
             assert_eq!(check(&[(header, None)]).unwrap_err(), StatusCode::BAD_REQUEST, "{header}");
         }
         for key in ["", "short", "dGhlIHNhbXBsZSBub25jZQ", "not base64 at all!!!!!!!"] {

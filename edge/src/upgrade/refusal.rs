@@ -4,7 +4,7 @@ use axum::{
     response::Response,
 };
 
-use crate::protocol::{ErrorCode, ServerMessage};
+use crate::protocol::{ErrorCode, ServerMessage, server};
 
 /// Why a socket is refused before the upgrade (`PROTOCOL.md`, section 1, the table).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,8 @@ impl Refusal {
         Self::new(StatusCode::UNAUTHORIZED, ErrorCode::TokenExpired, "the token has expired");
     pub(super) const TOO_MANY_CONNECTIONS: Self =
         Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyConnections, "this user has too many connections");
+    pub(super) const ADDRESS_RATE: Self =
+        Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::RateLimited, "too many new sockets from this address");
     pub(super) const VERSION: Self =
         Self::new(StatusCode::UPGRADE_REQUIRED, ErrorCode::BadRequest, "only version 13 of WebSocket is spoken here");
 
@@ -51,7 +53,9 @@ impl Refusal {
     }
 
     pub(super) fn response(&self) -> Response {
-        let body = ServerMessage::error(None, self.code, self.text, None).json();
+        // When to come back is in a header.
+        let payload = server::Error { code: self.code.as_str(), error: self.text, room: None, retry_ms: None };
+        let body = ServerMessage::Error { id: None, payload }.json();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
@@ -87,6 +91,7 @@ mod tests {
             (Refusal::TOKEN_EXPIRED, 401, "token_expired", false),
             (Refusal::ORIGIN, 403, "origin_not_allowed", false),
             (Refusal::TOO_MANY_CONNECTIONS, 429, "too_many_connections", true),
+            (Refusal::ADDRESS_RATE, 429, "rate_limited", true),
             (Refusal::DRAINING, 503, "draining", true),
             (Refusal::NOT_READY, 503, "not_ready", true),
             (Refusal::NO_KEYS, 503, "not_ready", true),

@@ -29,7 +29,7 @@ pub(crate) use self::{
     raw::RawClient,
     redis::RedisServer,
     serial::serial,
-    stage::{Edge, Fanout, LINK_TOKEN, Plan, SECRET, Stage, free_environment, get, metric, readyz},
+    stage::{Edge, Fanout, LINK_TOKEN, Plan, SECRET, Stage, closed, free_environment, get, metric, readyz, refused},
     token::{Token, now_s},
 };
 

@@ -6,14 +6,18 @@
 
 mod harness;
 
+mod addresses;
 mod authorization;
 mod bodies;
 mod catching_up;
 mod chaos;
+mod conformance;
 mod connecting;
 mod contract;
 mod demo;
 mod drops;
+mod floods;
+mod handshake;
 mod joining;
 mod links;
 mod liveness;

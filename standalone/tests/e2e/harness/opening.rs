@@ -1,9 +1,12 @@
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::TcpSocket,
 };
 
 use super::soon;
@@ -12,6 +15,7 @@ use super::soon;
 #[derive(Debug, Clone)]
 pub(crate) struct Opening {
     edge: SocketAddr,
+    from: IpAddr,
     method: &'static str,
     target: String,
     headers: BTreeMap<String, String>,
@@ -29,7 +33,8 @@ pub(crate) struct Answered {
 
 impl Opening {
     pub(crate) fn at(edge: SocketAddr) -> Self {
-        let opening = Self { edge, method: "GET", target: "/ws".to_owned(), headers: BTreeMap::new() };
+        let from = Ipv4Addr::LOCALHOST.into();
+        let opening = Self { edge, from, method: "GET", target: "/ws".to_owned(), headers: BTreeMap::new() };
         let opening = opening.with("host", edge.to_string()).with("connection", "Upgrade").with("upgrade", "websocket");
         opening.with("sec-websocket-version", "13").with("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
     }
@@ -41,6 +46,12 @@ impl Opening {
 
     pub(crate) fn without(mut self, header: &str) -> Self {
         self.headers.remove(header);
+        self
+    }
+
+    /// From another address of this machine.
+    pub(crate) fn from(mut self, address: [u8; 4]) -> Self {
+        self.from = address.into();
         self
     }
 
@@ -68,7 +79,9 @@ impl Opening {
             request.extend([name, ": ", value, "\r\n"]);
         }
         request.push_str("\r\n");
-        let mut stream = TcpStream::connect(self.edge).await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((self.from, 0).into()).unwrap();
+        let mut stream = socket.connect(self.edge).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut read = Vec::new();
         let end = loop {

@@ -1,4 +1,5 @@
 use std::{
+    fs,
     io::{BufRead as _, BufReader, Read, Write as _},
     net::TcpListener,
     os::unix::process::CommandExt as _,
@@ -106,6 +107,14 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
+    /// Bytes in physical memory.
+    pub(crate) fn memory(&self) -> u64 {
+        let pid = Pid::from_child(&self.child.lock().unwrap());
+        let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap();
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
+        kib.map(|kib: u64| kib * 1024).unwrap()
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child.lock().unwrap());
         kill_process_group(pid, signal).unwrap();
@@ -119,6 +128,12 @@ impl Process {
 
     /// Ended by itself within this time, with success.
     pub(crate) async fn ends_within(&self, limit: Duration) {
+        let status = self.ended_within(limit).await;
+        assert!(status.success(), "{}: {status}\n{}", self.name, self.output());
+    }
+
+    /// Its status, once it has ended by itself within this time.
+    pub(crate) async fn ended_within(&self, limit: Duration) -> ExitStatus {
         let ended = async {
             loop {
                 match self.try_ended() {
@@ -127,8 +142,7 @@ impl Process {
                 }
             }
         };
-        let status = tokio::time::timeout(limit, ended).await.unwrap_or_else(|_| panic!("{} runs on", self.name));
-        assert!(status.success(), "{}: {status}\n{}", self.name, self.output());
+        tokio::time::timeout(limit, ended).await.unwrap_or_else(|_| panic!("{} runs on", self.name))
     }
 
     pub(crate) fn try_ended(&self) -> Option<ExitStatus> {

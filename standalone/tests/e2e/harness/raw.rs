@@ -21,12 +21,17 @@ const CLOSE: u8 = 8;
 
 impl RawClient {
     pub(crate) async fn connect(edge: SocketAddr, token: &str) -> Self {
+        Self::connect_to(edge, "/ws", token).await.unwrap_or_else(|head| panic!("{head}"))
+    }
+
+    /// `Err`: what was answered instead.
+    pub(crate) async fn connect_to(edge: SocketAddr, path: &str, token: &str) -> Result<Self, String> {
         let socket = TcpSocket::new_v4().unwrap();
         // So that what the server can send without our reading is soon exhausted.
         socket.set_recv_buffer_size(4096).unwrap();
         let mut stream = socket.connect(edge).await.unwrap();
         let request = format!(
-            "GET /ws HTTP/1.1\r\nhost: {edge}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+            "GET {path} HTTP/1.1\r\nhost: {edge}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
              sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
              authorization: Bearer {token}\r\n\r\n"
         );
@@ -41,8 +46,22 @@ impl RawClient {
             }
         })
         .await;
-        assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
-        client
+        if head.starts_with(b"HTTP/1.1 101 ") { Ok(client) } else { Err(String::from_utf8_lossy(&head).into_owned()) }
+    }
+
+    /// Reads to the end of the connection, however it comes.
+    pub(crate) async fn read_to_end(&mut self) {
+        soon("the end", async {
+            while self.fill().await {
+                self.read.clear();
+            }
+        })
+        .await;
+    }
+
+    /// Sends these bytes, be they frames or not. False: the server has ended the connection.
+    pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).await.is_ok()
     }
 
     /// Sends a text message, masked with zeros: the payload as it is.

@@ -199,7 +199,23 @@ pub(crate) async fn get(url: &str) -> (StatusCode, String) {
 
 /// A counter or gauge without labels, as `/metrics` shows it.
 pub(crate) async fn metric(ops: SocketAddr, name: &str) -> u64 {
+    find_metric(ops, name).await.unwrap_or_else(|text| panic!("no {name} in:\n{text}"))
+}
+
+/// Sockets that an edge refused with this code.
+pub(crate) async fn refused(ops: SocketAddr, code: &str) -> u64 {
+    // A label is not there until there is something to count.
+    find_metric(ops, &format!("espigon_edge_refused_total{{code=\"{code}\"}}")).await.unwrap_or(0)
+}
+
+/// Connections of an edge that ended for this reason.
+pub(crate) async fn closed(ops: SocketAddr, reason: &str) -> u64 {
+    find_metric(ops, &format!("espigon_edge_closed_total{{reason=\"{reason}\"}}")).await.unwrap_or(0)
+}
+
+/// `Err`: all there is.
+async fn find_metric(ops: SocketAddr, name: &str) -> Result<u64, String> {
     let (_, text) = get(&format!("http://{ops}/metrics")).await;
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
-    value.unwrap_or_else(|| panic!("no {name} in:\n{text}"))
+    value.ok_or(text)
 }
