@@ -39,9 +39,10 @@ test-js: tools clients/js/node_modules
 	ESPIGON_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug" npm run --silent test:all
 
 # What takes longer than CI should: checks are broken one at a time, and a test must fail for each; swarms of 10,000
-# clients; five minutes of new seeds.
+# clients; a census of a million rooms; five minutes of new seeds.
 test-deep: tools
 	python3 standalone/tests/mutations.py
+	cargo test --release -p edge --lib --locked -- --ignored deep_ --nocapture
 	cargo test --release -p standalone --test e2e --locked -- --ignored deep_
 	FROM=$$(date +%s) SECONDS=300 $(SIMULATION) --ignored --exact --nocapture seeds::explore
 

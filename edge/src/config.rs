@@ -7,6 +7,7 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use queues::Limits;
 use service::{
+    Clock,
     invocation::{self, Task},
     settings::{self, Common},
     watch::SecretFile,
@@ -167,6 +168,7 @@ impl Config {
             join_timeout: self.flags.publish_timeout,
             tail_bytes: self.flags.tail_bytes,
             send_queue: self.flags.send_queue,
+            clock: Clock::system(),
         }
     }
 

@@ -3,29 +3,29 @@
 mod envelope;
 mod error;
 mod report;
+mod streams;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    body::{Body, Bytes},
+    body::Bytes,
     extract::{
         DefaultBodyLimit, Path, Query, State,
         rejection::{BytesRejection, PathRejection, QueryRejection},
     },
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
-use futures_util::StreamExt as _;
 use proto::{PAGE_BYTES, Position, Room};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
-use tokio::time::{Instant, MissedTickBehavior, interval};
-use tokio_stream::wrappers::IntervalStream;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::error::HttpError;
+pub(crate) use self::streams::Streams;
 use crate::{
     attachments::Attachments,
     auth::{ApiKeys, Caller},
@@ -39,9 +39,6 @@ use crate::{
 /// What a request holds beside its body's value: names, a key, white space.
 const ROOM_FOR_FRAME: usize = 4 << 10;
 
-/// Between two lines of the status stream.
-const STATUS_PERIOD: Duration = Duration::from_secs(1);
-
 /// Most and default publications of one answer.
 const MAX_LIMIT: u64 = 1000;
 const DEFAULT_LIMIT: u64 = 100;
@@ -54,6 +51,7 @@ pub(crate) struct Api {
     pub(crate) publishing: Publishing,
     pub(crate) attachments: Attachments,
     pub(crate) rates: Rates,
+    pub(crate) streams: Streams,
     /// Ends what would go on for ever.
     pub(crate) drain: CancellationToken,
 }
@@ -200,17 +198,8 @@ async fn status(State(api): State<Api>, headers: HeaderMap) -> Response {
     api.counted("GET status", result)
 }
 
-/// The status as a line, now and each second.
 async fn status_stream(State(api): State<Api>, headers: HeaderMap) -> Response {
-    let result = api.caller(&headers).map(|_| {
-        let (reporting, drain) = (api.clone(), api.drain.clone());
-        let mut seconds = interval(STATUS_PERIOD);
-        seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let lines = IntervalStream::new(seconds)
-            .map(move |_| Ok::<_, Infallible>(format!("{}\n", report::status(&reporting))))
-            .take_until(drain.cancelled_owned());
-        ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
-    });
+    let result = api.caller(&headers).and_then(|_| api.streams.open(&api));
     api.counted("GET status/stream", result)
 }
 
