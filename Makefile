@@ -3,7 +3,7 @@
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run test test-deploy test-js test-simulation simulate test-deep bench lint tools
+.PHONY: run test test-deploy test-js screenshots test-simulation simulate test-deep bench lint tools
 
 run:
 	cargo run --locked
@@ -37,6 +37,13 @@ test-js: tools clients/js/node_modules
 	cargo build --workspace --bins --locked
 	cd clients/js && npm run --silent check && npm run --silent build && \
 	ESPIGON_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug" npm run --silent test:all
+
+# The pictures of the demo and the console that README shows, made anew.
+screenshots: tools clients/js/node_modules
+	cargo build --workspace --bins --locked
+	cd clients/js && npm run --silent build && \
+	ESPIGON_SCREENSHOTS="$(CURDIR)/docs/screenshots" ESPIGON_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug" \
+	npx vitest run --project browser -t fits console demo
 
 # What takes longer than CI should: checks are broken one at a time, and a test must fail for each; swarms of 10,000
 # clients; a census of a million rooms; five minutes of new seeds.

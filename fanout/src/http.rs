@@ -30,6 +30,7 @@ use crate::{
     attachments::Attachments,
     auth::{ApiKeys, Caller},
     broker::{PageLimit, ReadFrom},
+    console,
     defaults::{API_DEADLINE, HOLD},
     grpc::status::http_authorization,
     publishing::{Offer, PublishError, Publishing},
@@ -72,6 +73,7 @@ impl Api {
 pub(crate) fn router(api: Api) -> Router {
     let limit = api.publishing.max_body + ROOM_FOR_FRAME;
     Router::new()
+        .merge(console::router())
         .route("/v1/rooms/{room}/publications", post(publish).get(history))
         .route("/v1/rooms/{room}", get(room))
         .route("/v1/status", get(status))

@@ -121,3 +121,32 @@ async fn only_so_many_streams_are_open_at_a_time() {
     drop(streams);
     node.finish().await;
 }
+
+#[tokio::test]
+async fn the_console_is_in_the_binary_open_and_strict() {
+    let mut config = Config::for_development();
+    config.secrets.api_keys = ApiKeys::parse("shop:s3cret").unwrap();
+    let node = Node::start(config).await;
+    let (code, head, page) = http_full(node.bound.api, "GET /console", b"").await;
+    assert_eq!((code, page.contains("<main")), (200, true));
+    assert!(
+        !page.contains("s3cret") && !page.contains("style=") && !page.contains("onclick="),
+        "as the policy wants it"
+    );
+    let linked = page.split('"').filter(|text| text.starts_with("console/"));
+    let imported = http(node.bound.api, "GET /console/main.js", b"").await.1;
+    let imported = imported.split('"').filter_map(|text| text.strip_prefix("./")).map(|name| format!("console/{name}"));
+    let files: Vec<_> = linked.map(str::to_owned).chain(imported).collect();
+    assert_eq!(files.len(), 6, "{files:?}");
+    for file in files {
+        let (code, head, text) = http_full(node.bound.api, &format!("GET /{file}"), b"").await;
+        assert_eq!((code, text.is_empty()), (200, false), "{file}");
+        assert!(head.contains("default-src 'none'") && head.contains("nosniff"), "{file}: {head}");
+    }
+    for rule in ["default-src 'none'", "script-src 'self'", "connect-src 'self'", "frame-ancestors 'none'"] {
+        assert!(head.contains(rule) && !head.contains("unsafe"), "{head}");
+    }
+    assert_eq!(http(node.bound.api, "POST /console", b"").await.0, 405);
+    assert_eq!(http(node.bound.api, "GET /console/main.rs", b"").await.0, 404);
+    node.finish().await;
+}
