@@ -4,6 +4,7 @@ mod envelope;
 mod error;
 mod report;
 mod streams;
+mod visitor;
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use axum::{
         rejection::{BytesRejection, PathRejection, QueryRejection},
     },
     http::{HeaderMap, StatusCode},
+    middleware::from_fn_with_state,
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
@@ -82,6 +84,7 @@ pub(crate) fn router(api: Api) -> Router {
         .fallback(|| async { HttpError::not_found().into_response() })
         .method_not_allowed_fallback(|| async { HttpError::method_not_allowed().into_response() })
         .layer(DefaultBodyLimit::max(limit))
+        .layer(from_fn_with_state(api.clone(), visitor::own_pages))
         .with_state(api)
 }
 

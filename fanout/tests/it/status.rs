@@ -146,7 +146,23 @@ async fn the_console_is_in_the_binary_open_and_strict() {
     for rule in ["default-src 'none'", "script-src 'self'", "connect-src 'self'", "frame-ancestors 'none'"] {
         assert!(head.contains(rule) && !head.contains("unsafe"), "{head}");
     }
+    let strange = "POST /v1/rooms/a/publications\r\norigin: https://shop.example\r\nauthorization: Bearer s3cret";
+    assert_eq!(http(node.bound.api, strange, br#"{"body":1}"#).await.0, 200, "a page that has a key");
     assert_eq!(http(node.bound.api, "POST /console", b"").await.0, 405);
     assert_eq!(http(node.bound.api, "GET /console/main.rs", b"").await.0, 404);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_node_without_keys_takes_nothing_from_strange_pages() {
+    let node = Node::start(Config::for_development()).await;
+    let post = "POST /v1/rooms/a/publications";
+    for strange in ["https://shop.example", "null"] {
+        let (code, text) = http(node.bound.api, &format!("{post}\r\norigin: {strange}"), br#"{"body":1}"#).await;
+        assert!(code == 403 && text.contains("origin_not_allowed"), "{text}");
+    }
+    let (_, text) = http(node.bound.api, "GET /v1/rooms/a/publications", b"").await;
+    assert!(text.contains(r#""publications":[]"#), "{text}");
+    assert_eq!(http(node.bound.api, &format!("{post}\r\norigin: http://test"), br#"{"body":1}"#).await.0, 200);
     node.finish().await;
 }
