@@ -44,7 +44,7 @@ fn rows(section: &str) -> Vec<Row> {
     lines
         .map(|line| {
             let [_, number, clause, tests, _] = &cells(line)[..] else { panic!("{TABLE}: {line}") };
-            let at = if tests.starts_with("later") { Some(0) } else { tests.find(", later") };
+            let at = if tests.starts_with("later") { Some(0) } else { tests.find(", later (") };
             let (tests, later) = match at {
                 Some(at) => (&tests[..at], Some(tests[at..].to_owned())),
                 None => (&**tests, None),
