@@ -3,7 +3,7 @@
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run test test-deploy test-js test-simulation simulate test-deep bench lint tools
+.PHONY: run test test-deploy test-js test-publishers screenshots test-simulation simulate test-deep bench lint tools
 
 run:
 	cargo run --locked
@@ -15,6 +15,7 @@ test: tools .venv standalone/tests/conformance/.cases
 	$(MAKE) test-simulation
 	$(MAKE) test-deploy
 	$(MAKE) test-js
+	$(MAKE) test-publishers
 
 # What ships between a client's socket and the store, on models of clock, randomness, network and store.
 IN_SIMULATION := RUSTFLAGS="--cfg simulation --cfg tokio_unstable" cargo
@@ -38,10 +39,24 @@ test-js: tools clients/js/node_modules
 	cd clients/js && npm run --silent check && npm run --silent build && \
 	ESPIGON_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug" npm run --silent test:all
 
+# The pictures of the demo and the console that README shows, made anew.
+screenshots: tools clients/js/node_modules
+	cargo build --workspace --bins --locked
+	cd clients/js && npm run --silent build && \
+	ESPIGON_SCREENSHOTS="$(CURDIR)/docs/screenshots" ESPIGON_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug" \
+	npx vitest run --project browser -t fits console demo
+
+# What README tells backends to do, run as it is written there.
+test-publishers: tools clients/publishers/.venv clients/publishers/node_modules
+	cargo build --locked -p fanout --bin fanout
+	cd clients/publishers && ESPIGON_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug" \
+	.venv/bin/pytest --quiet -p no:cacheprovider
+
 # What takes longer than CI should: checks are broken one at a time, and a test must fail for each; swarms of 10,000
-# clients; five minutes of new seeds.
+# clients; a census of a million rooms; five minutes of new seeds.
 test-deep: tools
 	python3 standalone/tests/mutations.py
+	cargo test --release -p edge --lib --locked -- --ignored deep_ --nocapture
 	cargo test --release -p standalone --test e2e --locked -- --ignored deep_
 	FROM=$$(date +%s) SECONDS=300 $(SIMULATION) --ignored --exact --nocapture seeds::explore
 
@@ -90,6 +105,15 @@ standalone/tests/conformance/.cases: standalone/tests/conformance/requirements.t
 k8s/tests/.venv: k8s/tests/requirements.txt
 	python3 -m venv $@
 	$@/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+clients/publishers/.venv: clients/publishers/requirements.txt
+	python3 -m venv $@
+	$@/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+clients/publishers/node_modules: clients/publishers/package-lock.json
+	npm ci --prefix clients/publishers --ignore-scripts --no-audit --no-fund --loglevel error
 	touch $@
 
 k8s/tests/node/node_modules: k8s/tests/node/package-lock.json

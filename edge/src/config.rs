@@ -8,6 +8,7 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 use prometheus_client::metrics::counter::Counter;
 use queues::Limits;
 use service::{
+    Clock,
     invocation::{self, Task},
     memory,
     settings::{self, Common},
@@ -237,6 +238,7 @@ impl Config {
             join_timeout: self.flags.publish_timeout,
             tail_bytes: self.flags.tail_bytes,
             send_queue: self.flags.send_queue,
+            clock: Clock::system(),
         }
     }
 

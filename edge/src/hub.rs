@@ -5,6 +5,7 @@
 //! `members`, `room` and `rooms` are pure: no task, no clock, no I/O.
 
 mod budget;
+mod census;
 mod members;
 mod moves;
 mod page;
@@ -24,7 +25,7 @@ use std::{
 use bytes::Bytes;
 use proto::{Position, Room, wire};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
-use service::{RandomState, limit};
+use service::{Clock, RandomState, limit};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -39,6 +40,8 @@ use crate::{
     protocol::{Since, server::LostReason},
     session::JoinOutcome,
 };
+use census::Ages;
+pub use census::{Census, Top};
 pub use replay::Progress;
 use room::Waiting;
 use rooms::Rooms;
@@ -77,6 +80,8 @@ pub struct Settings {
     pub tail_bytes: usize,
     /// Messages that wait for one client: half of it is handed out at a time.
     pub send_queue: usize,
+    /// What tells how old publications are.
+    pub clock: Clock,
 }
 
 /// Each call gives a client its own moment within the window over which clients are spread, in milliseconds.
@@ -106,8 +111,9 @@ impl Hub {
                 settings.shards.max(1),
                 slots(spread.clone()),
             );
-            let metrics = metrics.clone();
-            tasks.push(Shard { rooms, commands, overflow, metrics, counted: Counted::default() }.run(end.clone()));
+            let (metrics, clock) = (metrics.clone(), settings.clock.clone());
+            let (counted, ages) = (Counted::default(), Ages::default());
+            tasks.push(Shard { rooms, commands, overflow, metrics, counted, clock, ages }.run(end.clone()));
         }
         let hub = Self {
             shards: handles.into(),
@@ -205,18 +211,19 @@ impl Hub {
         self.hand_over(&lost.room.clone(), Command::Lost { from, room: lost.room, position, reason, after });
     }
 
-    /// The rooms with most members, at most `limit`, most members first.
-    pub async fn top(&self, limit: usize) -> Vec<(Room, usize)> {
-        let mut top = Vec::new();
+    /// Looks at all rooms, a few between other commands, so that a million of them delay nobody. One at a time: it counts
+    /// from the one before on. `limit`: rooms of each list. None once the hub has ended.
+    pub async fn census(&self, limit: usize) -> Option<Census> {
+        let mut census = Census::new(limit);
         for shard in &*self.shards {
-            let (answer, rooms) = oneshot::channel();
-            if shard.commands.send(Command::Top { limit, answer }).await.is_ok() {
-                top.extend(rooms.await.unwrap_or_default());
+            let mut next = Some(0);
+            while let Some(from) = next {
+                let (done, looked) = oneshot::channel();
+                shard.commands.send(Command::Look { census, from, done }).await.ok()?;
+                (census, next) = looked.await.ok()?;
             }
         }
-        top.sort_by_key(|(_, members)| std::cmp::Reverse(*members));
-        top.truncate(limit);
-        top
+        Some(census)
     }
 
     fn hand_over_bytes(&self, room: &str, bytes: usize, command: Command) {

@@ -180,7 +180,8 @@ impl Session {
 
     /// One message that was not understood.
     pub fn malformed(&mut self, malformed: &Malformed, now: Instant, actions: &mut Vec<Action>) {
-        actions.push(error(malformed.id.as_deref(), malformed.code, &malformed.text, None));
+        let Malformed { id, code, room, text } = malformed;
+        actions.push(Action::Send(ServerMessage::error(id.as_deref(), *code, text, room.as_deref()).frame()));
         if self.limits.malformed() {
             actions.push(Action::Close(CloseReason::TooManyErrors));
         }

@@ -41,7 +41,7 @@ pub(crate) struct EdgeReport {
     /// Name of the edge; empty before its hello.
     pub(crate) edge: String,
     pub(crate) boot: u64,
-    pub(crate) stats: wire::Stats,
+    pub(crate) stats: Arc<wire::Stats>,
 }
 
 /// One link's near end. Shards and the link's tasks share it.

@@ -101,5 +101,11 @@ pub(crate) const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// An edge's own key outlives the deadline of its publication by this, for a repeat that is under way.
 pub(crate) const EDGE_KEY_GRACE: Duration = Duration::from_secs(10);
 
+/// Streams of the status open at a time: more consoles than look at one node.
+pub(crate) const STATUS_STREAMS: usize = 64;
+
+/// Rooms in each list of the status, and in each of an edge's report.
+pub(crate) const TOP_ROOMS: usize = 100;
+
 /// Rooms of one `PublishMany`.
 pub(crate) const MAX_ROOMS: usize = 1000;

@@ -3,33 +3,36 @@
 mod envelope;
 mod error;
 mod report;
+mod streams;
+mod visitor;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    body::{Body, Bytes},
+    body::Bytes,
     extract::{
         DefaultBodyLimit, Path, Query, State,
         rejection::{BytesRejection, PathRejection, QueryRejection},
     },
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode},
+    middleware::from_fn_with_state,
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
-use futures_util::StreamExt as _;
 use proto::{PAGE_BYTES, Position, Room};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
-use tokio::time::{Instant, MissedTickBehavior, interval};
-use tokio_stream::wrappers::IntervalStream;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::error::HttpError;
+pub(crate) use self::streams::Streams;
 use crate::{
     attachments::Attachments,
     auth::{ApiKeys, Caller},
     broker::{PageLimit, ReadFrom},
+    console,
     defaults::{API_DEADLINE, HOLD},
     grpc::status::http_authorization,
     publishing::{Offer, PublishError, Publishing},
@@ -38,9 +41,6 @@ use crate::{
 
 /// What a request holds beside its body's value: names, a key, white space.
 const ROOM_FOR_FRAME: usize = 4 << 10;
-
-/// Between two lines of the status stream.
-const STATUS_PERIOD: Duration = Duration::from_secs(1);
 
 /// Most and default publications of one answer.
 const MAX_LIMIT: u64 = 1000;
@@ -54,6 +54,7 @@ pub(crate) struct Api {
     pub(crate) publishing: Publishing,
     pub(crate) attachments: Attachments,
     pub(crate) rates: Rates,
+    pub(crate) streams: Streams,
     /// Ends what would go on for ever.
     pub(crate) drain: CancellationToken,
 }
@@ -74,6 +75,7 @@ impl Api {
 pub(crate) fn router(api: Api) -> Router {
     let limit = api.publishing.max_body + ROOM_FOR_FRAME;
     Router::new()
+        .merge(console::router())
         .route("/v1/rooms/{room}/publications", post(publish).get(history))
         .route("/v1/rooms/{room}", get(room))
         .route("/v1/status", get(status))
@@ -82,6 +84,7 @@ pub(crate) fn router(api: Api) -> Router {
         .fallback(|| async { HttpError::not_found().into_response() })
         .method_not_allowed_fallback(|| async { HttpError::method_not_allowed().into_response() })
         .layer(DefaultBodyLimit::max(limit))
+        .layer(from_fn_with_state(api.clone(), visitor::own_pages))
         .with_state(api)
 }
 
@@ -200,17 +203,8 @@ async fn status(State(api): State<Api>, headers: HeaderMap) -> Response {
     api.counted("GET status", result)
 }
 
-/// The status as a line, now and each second.
 async fn status_stream(State(api): State<Api>, headers: HeaderMap) -> Response {
-    let result = api.caller(&headers).map(|_| {
-        let (reporting, drain) = (api.clone(), api.drain.clone());
-        let mut seconds = interval(STATUS_PERIOD);
-        seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let lines = IntervalStream::new(seconds)
-            .map(move |_| Ok::<_, Infallible>(format!("{}\n", report::status(&reporting))))
-            .take_until(drain.cancelled_owned());
-        ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
-    });
+    let result = api.caller(&headers).and_then(|_| api.streams.open(&api));
     api.counted("GET status/stream", result)
 }
 

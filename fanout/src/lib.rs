@@ -5,6 +5,7 @@
 //! `routing` (who is attached) → `attachments` (a bounded queue each) → `grpc::outbound` (the only writer of a link).
 //!
 //! - [`config`], `defaults`, `metrics`, [`auth`]: settings, constants, counters, who may come in.
+//! - [`console`]: a page that shows the node's status to people.
 //! - `server`: the listeners, and the order of the drain.
 //!
 //! What is not here: no lock over an await; no queue without a limit, a rule and a counter; no clock and no I/O in
@@ -15,6 +16,7 @@ mod attachments;
 pub mod auth;
 pub mod broker;
 pub mod config;
+pub mod console;
 mod defaults;
 mod dispatcher;
 mod grpc;

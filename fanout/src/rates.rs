@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use serde_json::{Value, json};
 use service::Lifecycle;
 use tokio_util::sync::CancellationToken;
 
@@ -46,11 +45,8 @@ impl Rates {
         rates
     }
 
-    /// As JSON, per second.
-    pub(crate) fn report(&self) -> Value {
-        json!({
-            "publications": self.0.publications.load(Ordering::Relaxed),
-            "deliveries": self.0.deliveries.load(Ordering::Relaxed),
-        })
+    /// Publications and deliveries, per second.
+    pub(crate) fn now(&self) -> (u64, u64) {
+        (self.0.publications.load(Ordering::Relaxed), self.0.deliveries.load(Ordering::Relaxed))
     }
 }

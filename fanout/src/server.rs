@@ -28,7 +28,7 @@ use crate::{
     config::Config,
     dispatcher::Dispatcher,
     grpc::{attach::LinkService, publish::PublisherService, status},
-    http::{self, Api},
+    http::{self, Api, Streams},
     metrics::Metrics,
     publishing::Publishing,
     rates::Rates,
@@ -211,6 +211,7 @@ impl Node {
             publishing: self.publishing.clone(),
             attachments: self.attachments.clone(),
             rates: self.rates.clone(),
+            streams: Streams::default(),
             drain: lifecycle.drain().clone(),
         });
         Ok(listener::by_content_type(grpc, json))

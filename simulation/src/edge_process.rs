@@ -63,6 +63,7 @@ impl EdgeProcess {
             join_timeout: plan.publish_timeout,
             tail_bytes: plan.tail_bytes,
             send_queue: plan.send_queue,
+            clock: world.clock(),
         };
         let (hub, shards) = Hub::new(&settings, &connections.spread(), &metrics, &end);
         for shard in shards {

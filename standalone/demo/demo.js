@@ -1,6 +1,6 @@
 import { Client } from "./espigon.js";
 
-const { ws, publish } = await (await fetch("settings")).json();
+const { ws, publish, console: consoleUrl } = await (await fetch("settings")).json();
 const query = new URLSearchParams(location.search);
 const room = query.get("room") || "lobby";
 const people = (query.get("as") || "Ana,Ben").split(",").slice(0, 4);
@@ -9,6 +9,7 @@ document.querySelector("#room").textContent = room;
 document.querySelector("#publish").textContent = publish
   .replace("{room}", encodeURIComponent(room))
   .replaceAll(/ (?=-[Hd])/g, " \\\n  ");
+document.querySelector("#console").href = consoleUrl;
 const guest = `Guest-${1 + Math.floor(Math.random() * 999)}`;
 document.querySelector("#another").href = `?${new URLSearchParams({ room, as: guest })}`;
 for (const name of people) open(name);

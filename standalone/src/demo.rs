@@ -25,8 +25,8 @@ const TOKEN_LIFE_S: i64 = 10 * 60;
 
 const MAX_USER_BYTES: usize = 32;
 
-const POLICY: &str =
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' ws:; img-src data:; base-uri 'none'";
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' ws:; img-src data:; base-uri 'none'; \
+     form-action 'none'; frame-ancestors 'none'";
 
 struct Demo {
     secret: Secret,
@@ -34,6 +34,7 @@ struct Demo {
     ws: String,
     /// A command that publishes to `{room}`.
     publish: String,
+    console: String,
     hosts: [String; 3],
 }
 
@@ -52,6 +53,7 @@ pub(crate) fn serve(
         secret: settings.secret().clone(),
         ws: format!("ws://{}/ws", reachable(ws)),
         publish: paste::publish(api, "{room}"),
+        console: paste::console(reachable(api)),
         hosts: ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{host}:{port}")),
     });
     let closing = lifecycle.drain().clone();
@@ -66,6 +68,7 @@ fn router(demo: Arc<Demo>) -> Router {
     };
     Router::new()
         .route("/", file("text/html; charset=utf-8", include_str!("../demo/index.html")))
+        .route("/look.css", file("text/css; charset=utf-8", fanout::console::LOOK))
         .route("/demo.css", file("text/css; charset=utf-8", include_str!("../demo/demo.css")))
         .route("/demo.js", file("text/javascript; charset=utf-8", include_str!("../demo/demo.js")))
         .route("/espigon.js", file("text/javascript; charset=utf-8", include_str!("../demo/espigon.js")))
@@ -93,7 +96,7 @@ async fn own_host(State(demo): State<Arc<Demo>>, request: Request, next: Next) -
 }
 
 async fn page_settings(State(demo): State<Arc<Demo>>) -> Json<Value> {
-    Json(json!({"ws": demo.ws, "publish": demo.publish}))
+    Json(json!({"ws": demo.ws, "publish": demo.publish, "console": demo.console}))
 }
 
 async fn user_token(State(demo): State<Arc<Demo>>, Query(query): Query<BTreeMap<String, String>>) -> Response {

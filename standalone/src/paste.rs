@@ -15,12 +15,19 @@ pub(crate) fn print(settings: &Settings, demo: SocketAddr, ws: SocketAddr, api: 
     println!(
         "\nBoth tiers are up, on the memory broker: for development only.\n\n\
          Demo, to be opened in a browser:\n  http://{demo}/\n\n\
+         Console:\n  {console}\n\n\
          WebSocket URL:\n  ws://{ws}/ws?token={token}\n\n\
          Development token (user {USER}, all rooms, one day):\n  {token}\n\n\
          Publish to the room lobby:\n  {publish}\n",
+        console = console(api),
         publish = publish(api, "lobby"),
     );
     Ok(())
+}
+
+/// Where the fanout node shows its status.
+pub(crate) fn console(api: SocketAddr) -> String {
+    format!("http://{api}/console")
 }
 
 /// A command that publishes to this room.

@@ -26,7 +26,7 @@ interface Entry extends Publish {
 /** Sent and unanswered at a time: less than a client may send at once, so that a queue that is let go harms nobody. */
 const WINDOW = 32;
 
-/** After `retry_ms` the debt is paid, and nothing is there to be spent yet: some more time for that, in milliseconds. */
+/** After `retry_ms` a single request is granted. Some more time, in milliseconds, so that more than one is. */
 const REFILL = 500;
 
 /** By so much an answer widens the window again, after the server said that it was too much. */

@@ -130,6 +130,14 @@ mod tests {
         }
     }
 
+    /// Clients read them (`PROTOCOL.md`, section 4).
+    #[test]
+    fn its_times_stand_where_the_contract_says() {
+        let granted = Granted { publish: true, expires_ms: 1_795_481_800_000, given_ms: 1_795_480_000_000 };
+        let grant = grants(&["secret"]).write(granted, &room("r"), &user("7")).unwrap();
+        assert!(grant.starts_with("v1.AQAAAaILDg1AAAABogrylg"), "{grant}");
+    }
+
     #[test]
     fn what_is_forged_or_broken_is_none() {
         let grants = grants(&["secret"]);

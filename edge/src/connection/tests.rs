@@ -61,6 +61,7 @@ impl Edge {
             join_timeout: Duration::from_secs(5),
             tail_bytes: 1 << 20,
             send_queue: 256,
+            clock: Clock::system(),
         };
         let (hub, shards) = Hub::new(&settings, &connections.spread(), &metrics, &CancellationToken::new());
         for shard in shards {
@@ -138,8 +139,8 @@ impl Edge {
         self.context.hub.publications(wire::Publications { room, epoch, first_seq: seq, entries });
     }
 
-    async fn members(&self) -> usize {
-        self.context.hub.top(100).await.iter().map(|(_, members)| members).sum()
+    async fn members(&self) -> u64 {
+        self.context.hub.census(100).await.unwrap().largest.into_rooms().map(|(_, members)| members).sum()
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) struct HubRoom {
     pub(super) tail: Option<Box<Tail>>,
     /// None while nobody catches up.
     pub(super) replay: Option<Box<Replay>>,
+    /// Publications since somebody looked.
+    pub(super) published: u32,
     /// Distinguishes it from other rooms that had its slot.
     pub(super) generation: u32,
     pub(super) link: Option<LinkId>,
@@ -124,6 +126,8 @@ pub(super) struct Taken {
     pub(super) gap: bool,
     /// Too much waits to be handed out: the rest was dropped, and will be asked for.
     pub(super) full: bool,
+    /// When the last one to be handed out was published, in Unix milliseconds; 0 if there is none, or it does not tell.
+    pub(super) newest_ms: i64,
 }
 
 impl HubRoom {
@@ -140,6 +144,7 @@ impl HubRoom {
             slice: Vec::new(),
             tail: None,
             replay: None,
+            published: 0,
             generation,
             link: None,
             leaving: None,
@@ -254,21 +259,23 @@ impl HubRoom {
             received.seq = seq;
             let position = received.clone();
             taken.fresh += 1;
-            self.queue(position, entry);
+            self.queue(position, entry, &mut taken.newest_ms);
         }
+        self.published = self.published.saturating_add(u32::try_from(taken.fresh).unwrap_or(u32::MAX));
         if taken.gap && !self.asked {
             self.ask(placement);
         }
         taken
     }
 
-    fn queue(&mut self, position: Position, entry: &Bytes) {
+    fn queue(&mut self, position: Position, entry: &Bytes, newest_ms: &mut i64) {
         // With nobody to hand it to, it is handed out.
         if self.members.is_empty() && self.replay.is_none() && self.pending.is_empty() {
             self.handed = position;
             return;
         }
-        let frame = page::frame(&self.name, &position.epoch, position.seq, entry.clone());
+        let (frame, ts_ms) = page::frame_and_time(&self.name, &position.epoch, position.seq, entry.clone());
+        *newest_ms = ts_ms;
         self.pending_bytes += frame.len();
         self.pending.push_back(Item::Publication { position, frame });
     }

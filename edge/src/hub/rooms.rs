@@ -13,6 +13,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     budget::Budget,
+    census::{Census, MAX_LOOK},
     moves::Moves,
     page::Page,
     replay::{Progress, ReadId},
@@ -274,15 +275,14 @@ impl Rooms {
         }
     }
 
-    /// The rooms with most members, at most `limit`.
-    pub(super) fn top(&self, limit: usize) -> Vec<(Room, usize)> {
-        let rooms = self.slots.iter().flatten();
-        let mut rooms: Vec<_> = rooms.map(|room| (room.len(), &room.name)).collect();
-        if rooms.len() > limit {
-            rooms.select_nth_unstable_by_key(limit, |(members, _)| Reverse(*members));
-            rooms.truncate(limit);
+    /// Looks at some rooms from this slot on. Returns where to go on, if there are more.
+    pub(super) fn look(&mut self, from: usize, census: &mut Census) -> Option<usize> {
+        let end = from.saturating_add(MAX_LOOK);
+        for room in self.slots.iter_mut().take(end).skip(from).flatten() {
+            census.largest.offer(room.len() as u64, &room.name);
+            census.busiest.offer(std::mem::take(&mut room.published).into(), &room.name);
         }
-        rooms.into_iter().map(|(members, name)| (name.clone(), members)).collect()
+        (end < self.slots.len()).then_some(end)
     }
 
     fn linger_if_empty(&mut self, room: &Room, now: Instant) {

@@ -8,6 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use proto::{Position, Room, wire::ReadResult};
+use service::Clock;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     time::{Instant, sleep_until},
@@ -15,6 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    census::{Ages, Census},
     replay::Progress,
     room::Waiting,
     rooms::{Rooms, Walked},
@@ -78,9 +80,11 @@ pub(super) enum Command {
         bytes: usize,
     },
     Place(Arc<Placement>),
-    Top {
-        limit: usize,
-        answer: oneshot::Sender<Vec<(Room, usize)>>,
+    /// Looks at some rooms from this slot on; tells where to go on, if there are more.
+    Look {
+        census: Census,
+        from: usize,
+        done: oneshot::Sender<(Census, Option<usize>)>,
     },
 }
 
@@ -117,6 +121,9 @@ pub(super) struct Shard {
     pub(super) overflow: Arc<Overflow>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) counted: Counted,
+    pub(super) clock: Clock,
+    /// Since the last census.
+    pub(super) ages: Ages,
 }
 
 impl Shard {
@@ -196,6 +203,9 @@ impl Shard {
                 self.metrics.duplicates.inc_by(taken.duplicates as u64);
                 self.metrics.gaps.inc_by(taken.gap.into());
                 self.metrics.room_full.inc_by(taken.full.into());
+                if taken.newest_ms > 0 {
+                    self.ages.count(self.clock.unix_ms() - taken.newest_ms);
+                }
             }
             Command::Lost { from, room, position, reason, after } => {
                 // What comes before it may not have found place here: then it says too much.
@@ -214,8 +224,10 @@ impl Shard {
                 self.rooms.page(from, result, Instant::now());
             }
             Command::Place(placement) => self.rooms.place(placement, Instant::now()),
-            Command::Top { limit, answer } => {
-                let _ = answer.send(self.rooms.top(limit));
+            Command::Look { mut census, from, done } => {
+                census.ages.add(std::mem::take(&mut self.ages));
+                let next = self.rooms.look(from, &mut census);
+                let _ = done.send((census, next));
             }
         }
     }

@@ -1,3 +1,4 @@
+mod census;
 mod found;
 mod replay;
 
@@ -332,17 +333,6 @@ fn a_walk_meets_no_more_members_than_its_budget_and_rooms_take_turns() {
     assert_eq!(received(&lonely), ["1"], "did not wait for the crowd");
     h.walk_all();
     assert!(crowd.drain(..).all(|member| received(&member) == ["1"]));
-}
-
-#[test]
-fn the_largest_rooms_are_found() {
-    let mut h = Harness::new();
-    for (room, members) in [("a", 1), ("b", 3), ("c", 2)] {
-        (0..members).for_each(|_| drop(h.member(room, "e", 0)));
-    }
-    let top: BTreeMap<_, _> = h.rooms.top(2).into_iter().map(|(room, members)| (room.to_string(), members)).collect();
-    assert_eq!(top, [("b".into(), 3), ("c".into(), 2)].into());
-    assert_eq!(h.rooms.members(), 6);
 }
 
 #[derive(Debug, Clone)]

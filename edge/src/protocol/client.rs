@@ -42,6 +42,8 @@ pub enum Since {
 pub struct Malformed {
     pub id: Option<Box<str>>,
     pub code: ErrorCode,
+    /// What was given for a room's name and is none.
+    pub room: Option<Box<str>>,
     pub text: Cow<'static, str>,
 }
 
@@ -67,7 +69,7 @@ impl Request {
         };
         match parse_message(&outer.kind, outer.payload) {
             Ok(message) => Ok(Self { id, message }),
-            Err((code, text)) => Err(Malformed { id, code, text }),
+            Err(Refusal { code, text, room }) => Err(Malformed { id, code, room, text }),
         }
     }
 }
@@ -124,7 +126,18 @@ struct AuthPayload<'a> {
     token: Cow<'a, str>,
 }
 
-type Refusal = (ErrorCode, Cow<'static, str>);
+/// Why a message that is one of ours is not understood.
+struct Refusal {
+    code: ErrorCode,
+    text: Cow<'static, str>,
+    room: Option<Box<str>>,
+}
+
+impl Refusal {
+    fn new(code: ErrorCode, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, text: text.into(), room: None }
+    }
+}
 
 fn parse_message(kind: &str, payload: Option<&RawValue>) -> Result<ClientMessage, Refusal> {
     match kind {
@@ -140,7 +153,7 @@ fn parse_message(kind: &str, payload: Option<&RawValue>) -> Result<ClientMessage
         "broadcast" => {
             let BroadcastPayload { room, body, key } = read(payload)?;
             let key = Key::try_new(key.as_deref().unwrap_or_default())
-                .map_err(|error| (ErrorCode::BadMessage, error.to_string().into()))?;
+                .map_err(|error| Refusal::new(ErrorCode::BadMessage, error.to_string()))?;
             Ok(ClientMessage::Broadcast { room: room_of(&room)?, body: body.get().into(), key })
         }
         "auth" => {
@@ -148,14 +161,14 @@ fn parse_message(kind: &str, payload: Option<&RawValue>) -> Result<ClientMessage
             Ok(ClientMessage::Auth { token: token.into() })
         }
         "ping" => Ok(ClientMessage::Ping),
-        _ => Err((ErrorCode::UnknownType, "no such type of message".into())),
+        _ => Err(Refusal::new(ErrorCode::UnknownType, "no such type of message")),
     }
 }
 
 fn read<'a, T: Deserialize<'a>>(payload: Option<&'a RawValue>) -> Result<T, Refusal> {
-    let payload = payload.ok_or((ErrorCode::BadMessage, Cow::Borrowed("payload is missing")))?;
+    let payload = payload.ok_or_else(|| Refusal::new(ErrorCode::BadMessage, "payload is missing"))?;
     // A wrong type's message quotes what the client sent, which is no more than it may send.
-    object(payload.get()).map_err(|error| (ErrorCode::BadMessage, format!("payload: {error}").into()))
+    object(payload.get()).map_err(|error| Refusal::new(ErrorCode::BadMessage, format!("payload: {error}")))
 }
 
 /// Reads an object. A derived `Deserialize` alone would take an array as well, for the fields in their order.
@@ -167,7 +180,11 @@ fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
 }
 
 fn room_of(name: &str) -> Result<Room, Refusal> {
-    Room::try_new(name).map_err(|error| (ErrorCode::BadRoom, error.to_string().into()))
+    Room::try_new(name).map_err(|error| {
+        // As it was sent, so that its sender knows which; it is no longer than a client's message.
+        let room = Some(name.into());
+        Refusal { code: ErrorCode::BadRoom, text: error.to_string().into(), room }
+    })
 }
 
 fn since_of(since: &SincePayload<'_>) -> Result<Since, Refusal> {
@@ -176,18 +193,18 @@ fn since_of(since: &SincePayload<'_>) -> Result<Since, Refusal> {
             Ok(Since::Position(Position::new(epoch, *seq)))
         }
         SincePayload { epoch: None, seq: None, last: Some(last) } => Ok(Since::Last(*last)),
-        _ => Err((ErrorCode::BadMessage, "since is either an epoch and a seq, or last".into())),
+        _ => Err(Refusal::new(ErrorCode::BadMessage, "since is either an epoch and a seq, or last")),
     }
 }
 
 /// Told apart: not JSON at all, and JSON that is no message.
 fn malformed_outer(text: &str, error: String) -> Malformed {
     if serde_json::from_str::<&RawValue>(text).is_err() {
-        return Malformed { id: None, code: ErrorCode::BadJson, text: "not JSON".into() };
+        return Malformed { id: None, code: ErrorCode::BadJson, room: None, text: "not JSON".into() };
     }
     bad_message(None, error)
 }
 
 fn bad_message(id: Option<Box<str>>, text: String) -> Malformed {
-    Malformed { id, code: ErrorCode::BadMessage, text: text.into() }
+    Malformed { id, code: ErrorCode::BadMessage, room: None, text: text.into() }
 }

@@ -22,7 +22,7 @@ pub(super) struct Rate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Granted,
-    /// Not to be done; worth trying again after so many milliseconds.
+    /// Not to be done; after so many milliseconds without another, it would be.
     Refused(u32),
     /// The debt is as large as the burst: too much.
     TooMuch,
@@ -42,7 +42,7 @@ impl Bucket {
             Verdict::Granted
         } else if self.left > -rate.burst {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float cast saturates")]
-            let ms = (-self.left / rate.per_second * 1000.0).ceil() as u32;
+            let ms = ((1.0 - self.left) / rate.per_second * 1000.0).ceil() as u32;
             Verdict::Refused(ms)
         } else {
             Verdict::TooMuch
@@ -65,9 +65,11 @@ mod tests {
         for _ in 0..20 {
             assert_eq!(bucket.take(RATE, now), Verdict::Granted);
         }
-        assert_eq!(bucket.take(RATE, now), Verdict::Refused(100));
+        assert_eq!(bucket.take(RATE, now), Verdict::Refused(200), "the debt, and the request itself");
+        assert_eq!(bucket.take(RATE, now), Verdict::Refused(300));
         now += Duration::from_millis(300);
         assert_eq!(bucket.take(RATE, now), Verdict::Granted);
+        assert_eq!(bucket.take(RATE, now), Verdict::Refused(200), "and no more than that");
         // A second's pause is never worth more than the burst.
         now += Duration::from_mins(1);
         assert_eq!((0..21).filter(|_| bucket.take(RATE, now) == Verdict::Granted).count(), 20);

@@ -8,7 +8,7 @@ use futures_util::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, st
 use proto::{
     PAGE_BYTES, Position, Room, VERSION,
     wire::{
-        EdgeMessage, FanoutHello, FanoutMessage, Read, ReadResult, RoomInterest, edge_message::Kind,
+        EdgeMessage, FanoutHello, FanoutMessage, Read, ReadResult, RoomInterest, Stats, edge_message::Kind,
         fanout_message::Kind as Out, link_server::Link, read::From,
     },
 };
@@ -25,7 +25,7 @@ use crate::{
     attachments::{Attachment, Attachments, Control, End, Guard},
     auth::LinkToken,
     broker::{PageLimit, ReadFrom},
-    defaults::{BUSY_PAUSE, LINK_READS, LINK_SILENCE, PAGE_ITEMS},
+    defaults::{BUSY_PAUSE, LINK_READS, LINK_SILENCE, PAGE_ITEMS, TOP_ROOMS},
     dispatcher::{Dispatcher, Wish},
     publishing::Publishing,
 };
@@ -35,6 +35,9 @@ const MAX_SEQ: u64 = 1 << 53;
 
 /// Longest epoch taken from an edge.
 const MAX_EPOCH_BYTES: usize = 128;
+
+/// Classes of ages that are kept: the last one would begin at 35 years.
+const MAX_AGES: usize = 40;
 
 /// Longest name of an edge that is kept.
 const MAX_EDGE_CHARS: usize = 200;
@@ -180,10 +183,7 @@ impl Inbound {
                     self.answer(answer);
                 }
             }
-            Some(Kind::Stats(mut stats)) => {
-                stats.top.truncate(100);
-                self.guard.attachment.report().stats = stats;
-            }
+            Some(Kind::Stats(stats)) => self.guard.attachment.report().stats = Arc::new(bounded(stats)),
             Some(Kind::Accepts(accepts)) => self.guard.attachment.accepts_batches(accepts.publications_batch),
             Some(Kind::Beat(_)) => {}
             None => {
@@ -251,6 +251,17 @@ impl Inbound {
         };
         self.answers.push(answer.boxed());
     }
+}
+
+/// What is kept of a report, whatever an edge sends.
+fn bounded(mut stats: Stats) -> Stats {
+    let is_room = |name: &str| Room::try_new(name).is_ok();
+    stats.top.retain(|room| is_room(&room.room));
+    stats.top.truncate(TOP_ROOMS);
+    stats.busiest.retain(|room| is_room(&room.room));
+    stats.busiest.truncate(TOP_ROOMS);
+    stats.ages.truncate(MAX_AGES);
+    stats
 }
 
 fn held(kind: Out, permit: OwnedSemaphorePermit) -> Control {

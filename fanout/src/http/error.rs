@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::{
     auth::Unauthenticated,
     broker::{ReadError, StoreError},
-    defaults::RETRY_AFTER,
+    defaults::{RETRY_AFTER, STATUS_STREAMS},
     publishing::PublishError,
 };
 
@@ -60,6 +60,16 @@ impl HttpError {
 
     pub(super) fn method_not_allowed() -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "bad_message", "not with this method")
+    }
+
+    pub(super) fn strange_page() -> Self {
+        let error = "a node without API_KEYS takes nothing from pages of others";
+        Self::new(StatusCode::FORBIDDEN, "origin_not_allowed", error)
+    }
+
+    pub(super) fn too_many_streams() -> Self {
+        let error = format!("{STATUS_STREAMS} streams of the status are open at this node: no more at a time");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_connections", error)
     }
 
     pub(super) fn not_implemented() -> Self {

@@ -1,6 +1,9 @@
 //! What a caller is told when the store does not do as asked.
 
-use axum::http::Request;
+use axum::{
+    body::Body,
+    http::{Request, header},
+};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 use service::Clock;
@@ -28,6 +31,7 @@ async fn ask(outcome: Result<u64, StoreError>, head: &str, body: &'static str) -
         },
         attachments: Attachments::new(dispatcher, metrics),
         rates: Rates::default(),
+        streams: Streams::default(),
         drain: CancellationToken::new(),
     };
     let (method, path) = head.split_once(' ').unwrap();

@@ -3,14 +3,11 @@
 use std::time::Duration;
 
 use fanout::{auth::ApiKeys, config::Config};
-use proto::wire::{
-    HistoryRequest, Position, PublishManyRequest, PublishRequest, RemoveRequest, RoomMembers, Stats,
-    edge_message::Kind, publish_result,
-};
+use proto::wire::{HistoryRequest, Position, PublishManyRequest, PublishRequest, RemoveRequest, publish_result};
 use serde_json::{Value, json};
 use tonic::{Code, Request};
 
-use crate::support::{Node, eventually, http, http_full, soon};
+use crate::support::{Node, http, http_full, soon};
 
 fn request(room: &str, body: &str) -> PublishRequest {
     PublishRequest { room: room.into(), body: body.to_owned().into(), ..PublishRequest::default() }
@@ -196,26 +193,6 @@ async fn errors_of_http_have_their_status_and_code() {
         assert_eq!((got, answer["payload"]["code"].as_str()), (status, Some(code)), "{head}: {text}");
         assert_eq!(answer["type"], "error");
     }
-    node.finish().await;
-}
-
-#[tokio::test]
-async fn the_status_tells_of_links_and_members() {
-    let node = Node::start(Config::for_development()).await;
-    let mut edge = node.edge().await;
-    edge.want("a", None).await;
-    edge.state("a").await;
-    let top = vec![RoomMembers { room: "a".into(), members: 3 }];
-    edge.send(Kind::Stats(Stats { connections: 5, rooms: 1, members: 3, top })).await;
-    let api = node.bound.api;
-    eventually("the report", async || http(api, "GET /v1/rooms/a", b"").await.1.contains(r#""members":3"#)).await;
-    let status: Value = serde_json::from_str(&http(api, "GET /v1/status", b"").await.1).unwrap();
-    assert_eq!(status["broker"]["kind"], "memory");
-    assert_eq!(status["links"], json!([{"edge": "test", "rooms": 1, "connections": 5, "queued_bytes": 0}]));
-    assert_eq!((&status["rooms"], &status["members"]), (&json!(1), &json!(3)));
-    assert_eq!(status["top_rooms"], json!([{"room": "a", "members": 3}]));
-    assert!(status["rates"]["publications"].is_u64());
-    edge.detach();
     node.finish().await;
 }
 

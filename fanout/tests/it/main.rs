@@ -43,6 +43,7 @@ mod queues;
 mod redis;
 mod redis_node;
 mod redis_server;
+mod status;
 mod subject;
 mod support;
 mod sweep;

@@ -878,6 +878,22 @@ pub struct Stats {
     /// The 100 rooms with most members.
     #[prost(message, repeated, tag = "4")]
     pub top: ::prost::alloc::vec::Vec<RoomMembers>,
+    /// Closed for being too slow, since the edge started.
+    #[prost(uint64, tag = "5")]
+    pub slow_consumers: u64,
+    /// What happened since the report before, in so many milliseconds. 0 of an edge that does not tell: then the rest is unset.
+    #[prost(uint64, tag = "6")]
+    pub window_ms: u64,
+    /// Frames put into the outboxes of members.
+    #[prost(uint64, tag = "7")]
+    pub deliveries: u64,
+    /// The 100 rooms with most publications.
+    #[prost(message, repeated, tag = "8")]
+    pub busiest: ::prost::alloc::vec::Vec<RoomPublications>,
+    /// How old publications were when they came, one of each run: the first counts those under 1 ms, each next one up to
+    /// double, the last all others. By the clocks of two machines.
+    #[prost(uint64, repeated, tag = "9")]
+    pub ages: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RoomMembers {
@@ -885,6 +901,13 @@ pub struct RoomMembers {
     pub room: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub members: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RoomPublications {
+    #[prost(string, tag = "1")]
+    pub room: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub publications: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EdgeBeat {

@@ -42,7 +42,8 @@ async fn the_page_and_all_it_needs_are_in_the_binary() {
     let demo = Demo::start();
     for (path, kind, part) in [
         ("/", "text/html", "<main"),
-        ("/demo.css", "text/css", "color-scheme"),
+        ("/look.css", "text/css", "color-scheme"),
+        ("/demo.css", "text/css", ".pane"),
         ("/demo.js", "text/javascript", "./espigon.js"),
         ("/espigon.js", "text/javascript", "realtime.v1"),
     ] {

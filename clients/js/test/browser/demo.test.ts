@@ -1,13 +1,9 @@
-import { mkdirSync } from "node:fs";
-import { resolve } from "node:path";
 import type { Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, expect, it } from "vitest";
 import { Chromium } from "../harness/browser.js";
 import { Process } from "../harness/process.js";
+import { screenshot } from "../harness/screenshot.js";
 import { binary } from "../harness/stage.js";
-
-/** Made anew by each run, to be looked at; README shows two of them, kept beside the page. */
-const SCREENSHOTS = resolve(process.env.ESPIGON_SCREENSHOTS ?? "test/screenshots");
 
 let standalone: Process;
 let chromium: Chromium;
@@ -15,7 +11,6 @@ let url = "";
 let curl: { address: string };
 
 beforeAll(async () => {
-  mkdirSync(SCREENSHOTS, { recursive: true });
   const names = ["LISTEN", "DEMO_LISTEN", "API_LISTEN", "LINK_LISTEN", "OPS_LISTEN", "FANOUT_OPS_LISTEN"];
   const settings = Object.fromEntries(names.map((name) => [name, ":0"]));
   standalone = new Process("standalone", binary("standalone"), [], { ...settings, LOG_FORMAT: "json" });
@@ -155,6 +150,5 @@ it.each([
   await say(page, "Ben", "Was it the blue one?");
   await expect.poll(() => ben.log.locator(".pending").count()).toBe(1);
   expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(width);
-  await page.evaluate(() => (document.activeElement as HTMLElement)?.blur());
-  await page.screenshot({ path: `${SCREENSHOTS}/${name}.png`, fullPage: width < 600 && colorScheme === "light" });
+  if (name !== "phone-small") await screenshot(page, `demo-${name}`);
 });

@@ -31,7 +31,7 @@ export class Stage {
   balancer!: Balancer;
   fanout!: Process;
   redis: Process | undefined;
-  private api = "";
+  private apiAddress = "";
   private link = "";
   private plan: Plan = {};
   private readonly directory = mkdtempSync(join(tmpdir(), "espigon-js-"));
@@ -56,11 +56,16 @@ export class Stage {
     return this.balancer.url;
   }
 
+  /** Where backends publish. */
+  get api(): string {
+    return `http://${this.apiAddress}`;
+  }
+
   /** Publishes as a backend does; returns the `seq`. */
-  async publish(room: string, body: unknown): Promise<number> {
-    const response = await fetch(`http://${this.api}/v1/rooms/${encodeURIComponent(room)}/publications`, {
+  async publish(room: string, body: unknown, key = "none"): Promise<number> {
+    const response = await fetch(`${this.api}/v1/rooms/${encodeURIComponent(room)}/publications`, {
       method: "POST",
-      headers: { "content-type": "application/json" },
+      headers: { "content-type": "application/json", authorization: `Bearer ${key}` },
       body: JSON.stringify({ body }),
     });
     if (!response.ok) throw new Error(`publish: ${response.status} ${await response.text()}`);
@@ -101,7 +106,7 @@ export class Stage {
       ...this.plan.fanout,
     });
     const { link, api, ops } = await this.fanout.listening("link");
-    [this.link, this.api] = [link!, api!];
+    [this.link, this.apiAddress] = [link!, api!];
     await ready(ops!);
   }
 
