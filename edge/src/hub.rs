@@ -24,7 +24,7 @@ use std::{
 use bytes::Bytes;
 use proto::{Position, Room, wire};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
-use service::{RandomState, limit};
+use service::{Clock, RandomState, limit};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -90,6 +90,7 @@ impl Hub {
     pub fn new(
         settings: &Settings,
         spread: &Spread,
+        clock: &Clock,
         metrics: &Arc<Metrics>,
         end: &CancellationToken,
     ) -> (Self, Vec<impl Future<Output = ()> + Send + use<>>) {
@@ -106,8 +107,10 @@ impl Hub {
                 settings.shards.max(1),
                 slots(spread.clone()),
             );
-            let metrics = metrics.clone();
-            tasks.push(Shard { rooms, commands, overflow, metrics, counted: Counted::default() }.run(end.clone()));
+            let (clock, metrics) = (clock.clone(), metrics.clone());
+            tasks.push(
+                Shard { rooms, commands, overflow, clock, metrics, counted: Counted::default() }.run(end.clone()),
+            );
         }
         let hub = Self {
             shards: handles.into(),

@@ -46,11 +46,12 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         Connections::new(config.max_connections(files), config.max_connections_per_user(), metrics.clone());
     // Hub and links outlive the sockets, which need them to the last.
     let end = CancellationToken::new();
-    let (hub, shards) = Hub::new(&config.hub(), &connections.spread(), &metrics, &end);
+    let clock = Clock::system();
+    let (hub, shards) = Hub::new(&config.hub(), &connections.spread(), &clock, &metrics, &end);
     for shard in shards {
         lifecycle.spawn_vital(shard);
     }
-    let (pumps, drivers) = Pumps::new(config.hub().shards, &end);
+    let (pumps, drivers) = Pumps::new(config.hub().shards, &metrics.written, &end);
     for driver in drivers {
         lifecycle.spawn_vital(driver);
     }
@@ -67,7 +68,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         connections: connections.clone(),
         outbox_rules: Arc::new(outbox::Rules { limits: config.outbox_limits(), metrics: metrics.clone() }),
         metrics,
-        clock: Clock::system(),
+        clock,
     });
     for (named, file) in config.secret_files() {
         let (keys, until) = (keys.clone(), end.clone());

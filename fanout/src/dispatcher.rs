@@ -15,7 +15,7 @@ mod tests;
 use std::{num::NonZero, sync::Arc, time::Duration};
 
 use proto::{Position, Room};
-use service::{Lifecycle, RandomState, limit};
+use service::{Clock, Lifecycle, RandomState, limit};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -152,6 +152,7 @@ impl Shards {
         self,
         broker: &Arc<dyn Broker>,
         sweep: Duration,
+        clock: &Clock,
         metrics: &Arc<Metrics>,
         lifecycle: &Lifecycle,
         end: &CancellationToken,
@@ -159,7 +160,7 @@ impl Shards {
         let count = self.0.len();
         for (index, (inbox, interests)) in self.0.into_iter().enumerate() {
             let sweep = Sweep::new(sweep, count, Instant::now());
-            let shard = Shard::new(index, Arc::clone(broker), inbox, Arc::clone(metrics), sweep);
+            let shard = Shard::new(index, Arc::clone(broker), inbox, clock.clone(), Arc::clone(metrics), sweep);
             lifecycle.spawn_vital(shard.run(interests, end.clone()));
         }
     }

@@ -1,5 +1,7 @@
 //! What publishers and edges ask the broker for, checked: the one way to it for the publish API and the links.
 
+mod accepted;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -9,8 +11,9 @@ use serde_json::value::RawValue;
 use service::Clock;
 use tokio::time::Instant;
 
+pub(crate) use self::accepted::Accepted;
 use crate::{
-    broker::{Broker, NewPublication, Page, PageLimit, Pending, ReadError, ReadFrom, StoreError},
+    broker::{Broker, NewPublication, Page, PageLimit, ReadError, ReadFrom, StoreError},
     defaults::BUSY_PAUSE,
     metrics::Metrics,
 };
@@ -48,6 +51,8 @@ pub(crate) struct Offer<'a> {
     /// The edge made the key: how long it is kept. It is not shown to members.
     pub(crate) edge_key_ttl: Option<Duration>,
     pub(crate) traceparent: &'a str,
+    /// When it was offered first.
+    pub(crate) since: Instant,
     /// From now on.
     pub(crate) deadline: Duration,
 }
@@ -64,7 +69,7 @@ pub(crate) struct Publishing {
 
 impl Publishing {
     /// Takes a backend's publication, whose body is checked here and nowhere else.
-    pub(crate) fn publish(&self, offer: Offer<'_>) -> Result<Pending, PublishError> {
+    pub(crate) fn publish(&self, offer: Offer<'_>) -> Result<Accepted, PublishError> {
         self.counted(|| {
             self.check_size(&offer.body)?;
             let body = json(&offer.body)?;
@@ -73,7 +78,7 @@ impl Publishing {
     }
 
     /// As [`Self::publish`], for a caller that can wait: one that finds no place is held back until then.
-    pub(crate) async fn publish_held(&self, offer: Offer<'_>, until: Instant) -> Result<Pending, PublishError> {
+    pub(crate) async fn publish_held(&self, offer: Offer<'_>, until: Instant) -> Result<Accepted, PublishError> {
         loop {
             let result = self.publish(offer.clone());
             if !matches!(result, Err(PublishError::Store(StoreError::Busy))) {
@@ -88,7 +93,7 @@ impl Publishing {
     }
 
     /// Takes a client's broadcast, whose body the edge has checked.
-    pub(crate) fn broadcast(&self, offer: Offer<'_>) -> Result<Pending, PublishError> {
+    pub(crate) fn broadcast(&self, offer: Offer<'_>) -> Result<Accepted, PublishError> {
         self.counted(|| {
             self.check_size(&offer.body)?;
             let from = &offer.from;
@@ -110,7 +115,7 @@ impl Publishing {
         self.broker.read(room, ReadFrom::Last(0), limit).await.map(|page| page.position)
     }
 
-    fn counted(&self, offer: impl FnOnce() -> Result<Pending, PublishError>) -> Result<Pending, PublishError> {
+    fn counted(&self, offer: impl FnOnce() -> Result<Accepted, PublishError>) -> Result<Accepted, PublishError> {
         offer().inspect_err(|error| match error {
             // It may be offered again: whoever gives up counts it.
             PublishError::Store(StoreError::Busy) => {}
@@ -125,7 +130,7 @@ impl Publishing {
         if body.len() > self.max_body { Err(PublishError::TooLarge(self.max_body)) } else { Ok(()) }
     }
 
-    fn submit(&self, offer: Offer<'_>) -> Result<Pending, PublishError> {
+    fn submit(&self, offer: Offer<'_>) -> Result<Accepted, PublishError> {
         let room = Room::try_new(offer.room)?;
         let key = Key::try_new(offer.key)?;
         let shown = if offer.edge_key_ttl.is_some() { "" } else { offer.key };
@@ -138,16 +143,18 @@ impl Publishing {
             key: shown.to_owned(),
             traceparent: trace.to_owned(),
         };
+        let now = Instant::now();
         let pending = self.broker.publish(NewPublication {
             room,
             sender: offer.from,
             key,
             key_ttl: offer.edge_key_ttl,
             entry: entry.encode_to_vec().into(),
-            deadline: Instant::now() + offer.deadline,
+            deadline: now + offer.deadline,
         })?;
+        self.metrics.accepted.observe(now - offer.since);
         self.metrics.published_bytes.inc_by(bytes);
-        Ok(pending)
+        Ok(Accepted::new(pending, now, Arc::clone(&self.metrics)))
     }
 }
 

@@ -62,7 +62,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     let (dispatcher, shards) = Dispatcher::new(&metrics);
     let clock = Clock::system();
     let broker = broker(&config, &clock, Arc::new(dispatcher.clone()), &metrics, lifecycle, &end);
-    shards.spawn(&broker, config.position_check_interval, &metrics, lifecycle, &end);
+    shards.spawn(&broker, config.position_check_interval, &clock, &metrics, lifecycle, &end);
     let attachments = Attachments::new(dispatcher.clone(), Arc::clone(&metrics));
     let max_body = config.max_publish_bytes;
     let publishing = Publishing { broker: Arc::clone(&broker), clock, metrics: Arc::clone(&metrics), max_body };

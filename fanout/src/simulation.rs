@@ -55,7 +55,7 @@ impl Node {
         let end = CancellationToken::new();
         let (dispatcher, shards) = Dispatcher::with_shards(settings.shards, &metrics);
         let broker = broker(Arc::new(dispatcher.clone()), end.clone());
-        shards.spawn(&broker, settings.sweep, &metrics, lifecycle, &end);
+        shards.spawn(&broker, settings.sweep, &clock, &metrics, lifecycle, &end);
         let attachments = Attachments::new(dispatcher.clone(), Arc::clone(&metrics));
         let publishing = Publishing { broker, clock, metrics, max_body: 64 << 10 };
         let hello = FanoutHello {
@@ -99,8 +99,10 @@ impl Node {
     /// # Panics
     /// If it is something that no publisher may publish.
     pub async fn publish(&self, room: &str, body: Bytes, key: &str, deadline: Duration) -> Result<Receipt, StoreError> {
-        let offer = Offer { room, from: "@api".into(), body, key, edge_key_ttl: None, traceparent: "", deadline };
-        match self.publishing.publish_held(offer, Instant::now() + HOLD).await {
+        let since = Instant::now();
+        let offer =
+            Offer { room, from: "@api".into(), body, key, edge_key_ttl: None, traceparent: "", since, deadline };
+        match self.publishing.publish_held(offer, since + HOLD).await {
             Ok(pending) => pending.await,
             Err(PublishError::Store(error)) => Err(error),
             Err(error) => panic!("the simulation publishes what is not allowed: {error}"),

@@ -6,7 +6,7 @@
 //! - [`settings`]: durations, sizes, rates, secrets; one clear line for a bad one.
 //! - [`invocation`], [`healthcheck`]: what the command line asks for besides serving.
 //! - [`watch`]: secrets whose files are watched for changes.
-//! - [`telemetry`]: logs as text or JSON.
+//! - [`telemetry`]: logs as text or JSON; [`latency`]: histograms of the stages.
 //! - [`backoff`], [`clock`], [`files`]: full-jitter retry delays, wall time as a value, the limit of open files.
 //! - `random`, `limit`, `simulation`: randomness and fixed limits, and how a simulation sets them.
 
@@ -16,6 +16,7 @@ pub mod clock;
 pub mod files;
 pub mod healthcheck;
 pub mod invocation;
+pub mod latency;
 pub mod lifecycle;
 mod limit;
 pub mod ops;

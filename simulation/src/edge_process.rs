@@ -64,11 +64,11 @@ impl EdgeProcess {
             tail_bytes: plan.tail_bytes,
             send_queue: plan.send_queue,
         };
-        let (hub, shards) = Hub::new(&settings, &connections.spread(), &metrics, &end);
+        let (hub, shards) = Hub::new(&settings, &connections.spread(), &world.clock(), &metrics, &end);
         for shard in shards {
             lifecycle.spawn_vital(shard);
         }
-        let (pumps, drivers) = Pumps::new(plan.shards, &end);
+        let (pumps, drivers) = Pumps::new(plan.shards, &metrics.written, &end);
         for driver in drivers {
             lifecycle.spawn_vital(driver);
         }

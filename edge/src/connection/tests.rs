@@ -62,7 +62,8 @@ impl Edge {
             tail_bytes: 1 << 20,
             send_queue: 256,
         };
-        let (hub, shards) = Hub::new(&settings, &connections.spread(), &metrics, &CancellationToken::new());
+        let (hub, shards) =
+            Hub::new(&settings, &connections.spread(), &Clock::system(), &metrics, &CancellationToken::new());
         for shard in shards {
             lifecycle.spawn(shard);
         }
@@ -77,7 +78,7 @@ impl Edge {
             boot: 1,
             transport: Arc::new(upstream::Grpc),
         };
-        let (pumps, drivers) = Pumps::new(1, &CancellationToken::new());
+        let (pumps, drivers) = Pumps::new(1, &service::latency::Latency::default(), &CancellationToken::new());
         for driver in drivers {
             lifecycle.spawn(driver);
         }
@@ -459,7 +460,7 @@ async fn one_publication_to_a_thousand_members_is_one_encoding_and_a_thousand_wr
     }
     // Away with `joined`, which is each member's own.
     let counter = Counter::default();
-    let (pumps, drivers) = Pumps::new(1, &CancellationToken::new());
+    let (pumps, drivers) = Pumps::new(1, &service::latency::Latency::default(), &CancellationToken::new());
     for driver in drivers {
         edge.lifecycle.spawn(driver);
     }

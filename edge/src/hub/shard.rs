@@ -7,7 +7,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use proto::{Position, Room, wire::ReadResult};
+use proto::{Position, Room, Stamp, wire::ReadResult};
+use service::Clock;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     time::{Instant, sleep_until},
@@ -115,6 +116,7 @@ pub(super) struct Shard {
     pub(super) rooms: Rooms,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) overflow: Arc<Overflow>,
+    pub(super) clock: Clock,
     pub(super) metrics: Arc<Metrics>,
     pub(super) counted: Counted,
 }
@@ -196,6 +198,8 @@ impl Shard {
                 self.metrics.duplicates.inc_by(taken.duplicates as u64);
                 self.metrics.gaps.inc_by(taken.gap.into());
                 self.metrics.room_full.inc_by(taken.full.into());
+                // What is had already comes first, and what had no place last.
+                self.count_ages(entries.get(taken.duplicates..).unwrap_or_default().iter().take(taken.fresh));
             }
             Command::Lost { from, room, position, reason, after } => {
                 // What comes before it may not have found place here: then it says too much.
@@ -216,6 +220,15 @@ impl Shard {
             Command::Place(placement) => self.rooms.place(placement, Instant::now()),
             Command::Top { limit, answer } => {
                 let _ = answer.send(self.rooms.top(limit));
+            }
+        }
+    }
+
+    fn count_ages<'a>(&self, fresh: impl ExactSizeIterator<Item = &'a Bytes>) {
+        if fresh.len() > 0 {
+            let now_ms = self.clock.unix_ms();
+            for stamp in fresh.filter_map(|entry| Stamp::of(entry)) {
+                self.metrics.received.observe_ms(stamp.ts_ms, now_ms);
             }
         }
     }

@@ -2,9 +2,10 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use hashbrown::HashMap;
-use proto::{Position, Room};
-use service::RandomState;
+use proto::{Position, Room, Stamp};
+use service::{Clock, RandomState};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -80,6 +81,7 @@ pub(super) struct Shard {
     pub(super) turns: HashMap<AttachmentId, Turns, RandomState>,
     pub(super) metrics: Arc<Metrics>,
     inbox: Arc<Inbox>,
+    clock: Clock,
     serial: u64,
     /// Rooms nobody wants any more, by the time they are given up.
     unwanted: VecDeque<(Instant, Room, u64)>,
@@ -93,6 +95,7 @@ impl Shard {
         index: usize,
         broker: Arc<dyn Broker>,
         inbox: Arc<Inbox>,
+        clock: Clock,
         metrics: Arc<Metrics>,
         sweep: Sweep,
     ) -> Self {
@@ -103,6 +106,7 @@ impl Shard {
             turns: HashMap::default(),
             metrics,
             inbox,
+            clock,
             serial: 0,
             unwanted: VecDeque::new(),
             sweep,
@@ -139,22 +143,27 @@ impl Shard {
         if batch.reset {
             self.compare_all();
         }
+        let mut now_ms = self.clock.unix_ms();
         for (count, announcement) in batch.announcements.into_iter().enumerate() {
-            self.announced(&announcement.room, &announcement.position, announcement.entry);
+            self.announced(&announcement.room, &announcement.position, announcement.entry, now_ms);
             if count % YIELD_AFTER == YIELD_AFTER - 1 {
                 tokio::task::yield_now().await;
+                now_ms = self.clock.unix_ms();
             }
         }
         for (room, position) in batch.overflow {
-            self.announced(&room, &position, None);
+            self.announced(&room, &position, None, now_ms);
         }
         for id in batch.awake {
             self.take_turns(id);
         }
     }
 
-    fn announced(&mut self, room: &Room, position: &Position, entry: Option<bytes::Bytes>) {
+    fn announced(&mut self, room: &Room, position: &Position, entry: Option<Bytes>, now_ms: i64) {
         if let Some(found) = self.routing.get_mut(room) {
+            if let Some(stamp) = entry.as_deref().and_then(Stamp::of) {
+                self.metrics.announced.observe_ms(stamp.ts_ms, now_ms);
+            }
             found.data.heard = true;
             let effects = found.data.state.announced(position, entry);
             self.apply(room, effects);

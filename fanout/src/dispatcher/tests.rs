@@ -42,7 +42,7 @@ impl World {
         let minute = Duration::from_mins(1);
         let keep = Keep { history_size, history_ttl: minute, dedup_window: minute };
         let broker: Arc<dyn Broker> = Arc::new(Memory::new(keep, Clock::system(), Arc::new(dispatcher.clone())));
-        shards.spawn(&broker, Duration::from_secs(15), &metrics, &lifecycle, &end);
+        shards.spawn(&broker, Duration::from_secs(15), &Clock::system(), &metrics, &lifecycle, &end);
         let attachments = Attachments::new(dispatcher.clone(), Arc::clone(&metrics));
         Self { lifecycle, end, dispatcher, broker, metrics, attachments }
     }

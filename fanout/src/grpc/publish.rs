@@ -20,9 +20,9 @@ use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 use super::status;
 use crate::{
     auth::{ApiKeys, Caller},
-    broker::{PageLimit, Pending, ReadFrom, Receipt},
+    broker::{PageLimit, ReadFrom, Receipt, StoreError},
     defaults::{API_DEADLINE, HOLD, MAX_ROOMS},
-    publishing::{Offer, PublishError, Publishing, publications},
+    publishing::{Accepted, Offer, PublishError, Publishing, publications},
 };
 
 /// Publications of one answer to `History`, at most and if not said.
@@ -61,7 +61,7 @@ impl PublisherService {
         if request.traceparent.is_empty() {
             request.traceparent = trace.unwrap_or_default();
         }
-        let pending = self.publishing.publish_held(offer(&from, &request), Instant::now() + HOLD).await;
+        let pending = self.held(&from, &request, Instant::now()).await;
         let receipt = settle(&self.publishing, pending).await?;
         Ok(Response::new(response(receipt)))
     }
@@ -75,18 +75,22 @@ impl PublisherService {
         if rooms.len() > MAX_ROOMS {
             return Err(status::invalid(format!("at most {MAX_ROOMS} rooms in one call")));
         }
-        let until = Instant::now() + HOLD;
+        let since = Instant::now();
         let mut offered = Vec::with_capacity(rooms.len());
         for room in rooms {
             let (body, key, traceparent) = (body.clone(), key.clone(), traceparent.clone());
             let request = PublishRequest { room, body, key, traceparent };
-            offered.push(self.publishing.publish_held(offer(&from, &request), until).await);
+            offered.push(self.held(&from, &request, since).await);
         }
         let mut results = Vec::with_capacity(offered.len());
         for pending in offered {
             results.push(result(settle(&self.publishing, pending).await));
         }
         Ok(Response::new(PublishManyResponse { results }))
+    }
+
+    async fn held(&self, from: &Arc<str>, request: &PublishRequest, since: Instant) -> Result<Accepted, PublishError> {
+        self.publishing.publish_held(offer(from, request, since), since + HOLD).await
     }
 
     async fn read(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
@@ -148,7 +152,7 @@ fn bounded(position: Position) -> Position {
     Position { seq: position.seq.min(1 << 53), ..position }
 }
 
-fn offer<'a>(from: &Arc<str>, request: &'a PublishRequest) -> Offer<'a> {
+fn offer<'a>(from: &Arc<str>, request: &'a PublishRequest, since: Instant) -> Offer<'a> {
     Offer {
         room: &request.room,
         from: Arc::clone(from),
@@ -156,12 +160,16 @@ fn offer<'a>(from: &Arc<str>, request: &'a PublishRequest) -> Offer<'a> {
         key: &request.key,
         edge_key_ttl: None,
         traceparent: &request.traceparent,
+        since,
         deadline: API_DEADLINE,
     }
 }
 
 /// Waits for the receipt, and counts it.
-async fn settle(publishing: &Publishing, pending: Result<Pending, PublishError>) -> Result<Receipt, PublishError> {
+async fn settle(
+    publishing: &Publishing,
+    pending: Result<impl Future<Output = Result<Receipt, StoreError>>, PublishError>,
+) -> Result<Receipt, PublishError> {
     let result = pending?.await;
     publishing.metrics.published(&result);
     result.map_err(PublishError::Store)

@@ -27,6 +27,7 @@ mod redeploy;
 mod refusals;
 mod requests;
 mod shutdown;
+mod stages;
 mod standalone;
 mod swarm;
 mod tokens;
