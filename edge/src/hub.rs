@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     connections::Spread,
+    deliveries::Deliveries,
     interest::{LinkId, Placement},
     metrics::Metrics,
     outbox::Outbox,
@@ -91,6 +92,7 @@ impl Hub {
         settings: &Settings,
         spread: &Spread,
         clock: &Clock,
+        deliveries: &Deliveries,
         metrics: &Arc<Metrics>,
         end: &CancellationToken,
     ) -> (Self, Vec<impl Future<Output = ()> + Send + use<>>) {
@@ -100,13 +102,14 @@ impl Hub {
             let overflow = Arc::new(Overflow::default());
             handles.push(ShardHandle { commands: sender, overflow: overflow.clone() });
             let tail_bytes = settings.tail_bytes / settings.shards.max(1);
-            let rooms = Rooms::new(
+            let mut rooms = Rooms::new(
                 settings.linger,
                 tail_bytes,
                 settings.send_queue,
                 settings.shards.max(1),
                 slots(spread.clone()),
             );
+            rooms.deliveries = deliveries.clone();
             let (clock, metrics) = (clock.clone(), metrics.clone());
             tasks.push(
                 Shard { rooms, commands, overflow, clock, metrics, counted: Counted::default() }.run(end.clone()),

@@ -6,7 +6,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use axum::{Router, routing::get};
 use prometheus_client::registry::Registry;
-use service::{Clock, Lifecycle, accept, files, ops};
+use service::{
+    Clock, Lifecycle, accept, files, ops,
+    traces::{Origin, Traces},
+};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -16,6 +19,7 @@ use crate::{
     connection::{Context, Pumps},
     connections::Connections,
     defaults::MAX_FAREWELLS,
+    deliveries::Deliveries,
     drain::goodbye,
     hub::Hub,
     metrics::Metrics,
@@ -46,17 +50,21 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         Connections::new(config.max_connections(files), config.max_connections_per_user(), metrics.clone());
     // Hub and links outlive the sockets, which need them to the last.
     let end = CancellationToken::new();
-    let clock = Clock::system();
-    let (hub, shards) = Hub::new(&config.hub(), &connections.spread(), &clock, &metrics, &end);
-    for shard in shards {
-        lifecycle.spawn_vital(shard);
-    }
     let (pumps, drivers) = Pumps::new(config.hub().shards, &metrics.written, &end);
     for driver in drivers {
         lifecycle.spawn_vital(driver);
     }
     let keys = config.keys();
-    let upstream = Upstream::new(config.upstream(keys.clone()), metrics.clone());
+    let tier = config.upstream(keys.clone());
+    let traces = traces(&config, &tier.name, &mut registry)?;
+    let writers = pumps.clone();
+    let deliveries = Deliveries::new(traces.clone(), move |span| writers.trace(&span));
+    let clock = Clock::system();
+    let (hub, shards) = Hub::new(&config.hub(), &connections.spread(), &clock, &deliveries, &metrics, &end);
+    for shard in shards {
+        lifecycle.spawn_vital(shard);
+    }
+    let upstream = Upstream::new(tier, metrics.clone());
     upstream.spawn(&hub, &connections, lifecycle, &end);
 
     let context = Arc::new(Context {
@@ -88,7 +96,11 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     let closing = CancellationToken::new();
     lifecycle.spawn_vital(accept::serve_http1(listener, router, lifecycle.clone(), closing.clone()));
     let window = config.drain_window();
-    lifecycle.spawn(drain(lifecycle.clone(), connections.clone(), window, sockets, end, closing));
+    let drain = drain(lifecycle.clone(), connections.clone(), window, sockets, end, closing);
+    lifecycle.spawn(async move {
+        drain.await;
+        traces.finish().await;
+    });
     ops::spawn(ops, Arc::new(registry), readiness(lifecycle, upstream, connections), lifecycle);
     tracing::info!(ws = %bound.ws, ops = %bound.ops, "listening");
     Ok(bound)
@@ -127,6 +139,13 @@ fn readiness(lifecycle: &Lifecycle, upstream: Upstream, connections: Arc<Connect
             Ok(())
         }
     })
+}
+
+fn traces(config: &Config, name: &str, registry: &mut Registry) -> anyhow::Result<Traces> {
+    let origin = Origin { service: "espigon-edge", instance: name };
+    let registry = registry.sub_registry_with_prefix("espigon_edge");
+    Traces::start(config.common().otel_exporter_otlp_endpoint.as_ref(), origin, registry)
+        .context("send traces to OTEL_EXPORTER_OTLP_ENDPOINT")
 }
 
 fn authorizer(config: &Config, registry: &mut Registry) -> anyhow::Result<Authorizer> {

@@ -107,6 +107,7 @@ impl Config {
                 log_format: None,
                 shutdown_timeout: Duration::from_secs(40),
                 allow_plaintext: false,
+                otel_exporter_otlp_endpoint: None,
             },
             ops_listen: loopback,
             link_listen: loopback,

@@ -1,6 +1,7 @@
 //! What publishers and edges ask the broker for, checked: the one way to it for the publish API and the links.
 
 mod accepted;
+mod begun;
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,10 +9,10 @@ use bytes::Bytes;
 use prost::Message as _;
 use proto::{Key, KeyError, Position, Room, RoomError, wire};
 use serde_json::value::RawValue;
-use service::Clock;
+use service::{Clock, traces::Traces};
 use tokio::time::Instant;
 
-pub(crate) use self::accepted::Accepted;
+pub(crate) use self::{accepted::Accepted, begun::Begun};
 use crate::{
     broker::{Broker, NewPublication, Page, PageLimit, ReadError, ReadFrom, StoreError},
     defaults::BUSY_PAUSE,
@@ -20,9 +21,6 @@ use crate::{
 
 /// Longest user id; it must fit in the name of a room.
 const MAX_FROM_BYTES: usize = 200;
-
-/// Longest W3C trace context that is carried on; longer ones are ignored.
-const MAX_TRACE_BYTES: usize = 128;
 
 /// Why a publication was refused, or what the store said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -50,9 +48,7 @@ pub(crate) struct Offer<'a> {
     pub(crate) key: &'a str,
     /// The edge made the key: how long it is kept. It is not shown to members.
     pub(crate) edge_key_ttl: Option<Duration>,
-    pub(crate) traceparent: &'a str,
-    /// When it was offered first.
-    pub(crate) since: Instant,
+    pub(crate) begun: Begun,
     /// From now on.
     pub(crate) deadline: Duration,
 }
@@ -63,11 +59,17 @@ pub(crate) struct Publishing {
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) traces: Traces,
     /// `MAX_PUBLISH_BYTES`.
     pub(crate) max_body: usize,
 }
 
 impl Publishing {
+    /// A publication is offered now, with this W3C trace context, which may be empty.
+    pub(crate) fn begin(&self, traceparent: &str) -> Begun {
+        Begun::new(&self.traces, traceparent)
+    }
+
     /// Takes a backend's publication, whose body is checked here and nowhere else.
     pub(crate) fn publish(&self, offer: Offer<'_>) -> Result<Accepted, PublishError> {
         self.counted(|| {
@@ -134,16 +136,16 @@ impl Publishing {
         let room = Room::try_new(offer.room)?;
         let key = Key::try_new(offer.key)?;
         let shown = if offer.edge_key_ttl.is_some() { "" } else { offer.key };
-        let trace = if offer.traceparent.len() <= MAX_TRACE_BYTES { offer.traceparent } else { "" };
         let bytes = offer.body.len() as u64;
         let entry = wire::Entry {
             from: offer.from.to_string(),
             ts_ms: self.clock.unix_ms(),
             body: offer.body,
             key: shown.to_owned(),
-            traceparent: trace.to_owned(),
+            traceparent: offer.begun.traceparent(),
         };
         let now = Instant::now();
+        offer.begun.named(&room);
         let pending = self.broker.publish(NewPublication {
             room,
             sender: offer.from,
@@ -152,9 +154,9 @@ impl Publishing {
             entry: entry.encode_to_vec().into(),
             deadline: now + offer.deadline,
         })?;
-        self.metrics.accepted.observe(now - offer.since);
+        self.metrics.accepted.observe(now - offer.begun.since);
         self.metrics.published_bytes.inc_by(bytes);
-        Ok(Accepted::new(pending, now, Arc::clone(&self.metrics)))
+        Ok(Accepted::new(pending, now, offer.begun, Arc::clone(&self.metrics)))
     }
 }
 
@@ -178,7 +180,45 @@ pub(crate) fn publications(page: &Page) -> impl Iterator<Item = wire::Publicatio
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::registry::Registry;
+    use service::traces::Origin;
+
     use super::*;
+    use crate::{
+        broker::{Keep, memory::Memory},
+        dispatcher::Dispatcher,
+    };
+
+    /// The trace context that is stored with a publication that was offered with this one.
+    async fn stored(traces: Traces, traceparent: &str) -> String {
+        let metrics = Arc::<Metrics>::default();
+        let (dispatcher, _shards) = Dispatcher::new(&metrics);
+        let (clock, minute) = (Clock::system(), Duration::from_mins(1));
+        let keep = Keep { history_size: 10, history_ttl: minute, dedup_window: minute };
+        let broker = Arc::new(Memory::new(keep, clock.clone(), Arc::new(dispatcher)));
+        let publishing = Publishing { broker, clock, metrics, traces, max_body: 100 };
+        let (from, body, begun) = (Arc::from("@a"), Bytes::from_static(b"1"), publishing.begin(traceparent));
+        let offer = Offer { room: "a", from, body, key: "", edge_key_ttl: None, begun, deadline: minute };
+        publishing.publish(offer).unwrap().await.unwrap();
+        let limit = PageLimit { items: 1, bytes: 1000 };
+        let page = publishing.read(Room::try_new("a").unwrap(), ReadFrom::Oldest, limit).await.unwrap();
+        wire::Entry::decode(page.entries[0].clone()).unwrap().traceparent
+    }
+
+    #[tokio::test]
+    async fn a_trace_context_is_stored_if_it_is_sampled_and_there_is_who_wants_it() {
+        let on = || {
+            let endpoint = "http://127.0.0.1:9".parse().unwrap();
+            let origin = Origin { service: "test", instance: "1" };
+            Traces::start(Some(&endpoint), origin, &mut Registry::default()).unwrap()
+        };
+        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736";
+        let (sampled, not) = (format!("{trace}-00f067aa0ba902b7-01"), format!("{trace}-00f067aa0ba902b7-00"));
+        assert!(stored(on(), &sampled).await.starts_with(trace));
+        assert_eq!(stored(on(), &not).await, "");
+        assert_eq!(stored(on(), "").await, "");
+        assert_eq!(stored(Traces::default(), &sampled).await, "");
+    }
 
     #[test]
     fn a_body_is_one_json_value_byte_for_byte() {

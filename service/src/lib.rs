@@ -7,6 +7,7 @@
 //! - [`invocation`], [`healthcheck`]: what the command line asks for besides serving.
 //! - [`watch`]: secrets whose files are watched for changes.
 //! - [`telemetry`]: logs as text or JSON; [`latency`]: histograms of the stages.
+//! - [`traces`]: spans of publications, by OTLP.
 //! - [`backoff`], [`clock`], [`files`]: full-jitter retry delays, wall time as a value, the limit of open files.
 //! - `random`, `limit`, `simulation`: randomness and fixed limits, and how a simulation sets them.
 
@@ -25,6 +26,7 @@ pub mod settings;
 #[cfg(simulation)]
 pub mod simulation;
 pub mod telemetry;
+pub mod traces;
 pub mod watch;
 
 pub use backoff::Backoff;

@@ -11,7 +11,10 @@ use std::{
 
 use clap::{Args, Parser, error::ErrorKind};
 
-use crate::telemetry::{LogFormat, parse_level};
+use crate::{
+    telemetry::{LogFormat, parse_level},
+    traces::OtlpEndpoint,
+};
 
 /// `EX_USAGE`: the command was used incorrectly.
 const EX_USAGE: u8 = 64;
@@ -34,6 +37,10 @@ pub struct Common {
     /// Allow credentials without TLS beyond loopback (compose, a mesh)
     #[arg(long, env, default_value_t = false, action = clap::ArgAction::Set)]
     pub allow_plaintext: bool,
+
+    /// A collector that takes traces by OTLP over gRPC, `http://host:4317` [default: no traces]
+    #[arg(long, env)]
+    pub otel_exporter_otlp_endpoint: Option<OtlpEndpoint>,
 }
 
 /// Parses flags and environment. `Err` holds what the process should exit with, everything having been printed.

@@ -10,6 +10,7 @@ use edge::{
     authorize::Authorizer,
     connection::{self, Context, Guest, Pumps},
     connections::Connections,
+    deliveries::Deliveries,
     hub::{self, Hub},
     keys::{self, Keys},
     metrics::Metrics,
@@ -64,7 +65,8 @@ impl EdgeProcess {
             tail_bytes: plan.tail_bytes,
             send_queue: plan.send_queue,
         };
-        let (hub, shards) = Hub::new(&settings, &connections.spread(), &world.clock(), &metrics, &end);
+        let (hub, shards) =
+            Hub::new(&settings, &connections.spread(), &world.clock(), &Deliveries::default(), &metrics, &end);
         for shard in shards {
             lifecycle.spawn_vital(shard);
         }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use service::latency::Latency;
+use service::{latency::Latency, traces::Span};
 use slab::Slab;
 use tokio::{
     io::AsyncWrite,
@@ -55,6 +55,8 @@ struct Told<W> {
     due: Vec<usize>,
     /// Since when there are any.
     since: Option<Instant>,
+    /// Spans that end with the pass.
+    traced: Vec<Arc<Span>>,
     /// The driver, while it waits.
     driver: Option<Waker>,
 }
@@ -85,9 +87,19 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Pumps<W> {
     }
 }
 
+impl<W> Pumps<W> {
+    /// Lets the span end once all that is due now was written to, as far as the sockets take it. For publications that
+    /// are traced, which are few.
+    pub fn trace(&self, span: &Arc<Span>) {
+        for driver in &*self.drivers {
+            driver.tell(|told| told.traced.push(span.clone()));
+        }
+    }
+}
+
 impl<W> Inbox<W> {
     fn new() -> Self {
-        Self(Mutex::new(Told { arrived: Vec::new(), due: Vec::new(), since: None, driver: None }))
+        Self(Mutex::new(Told { arrived: Vec::new(), due: Vec::new(), since: None, traced: Vec::new(), driver: None }))
     }
 
     fn tell(&self, tell: impl FnOnce(&mut Told<W>)) {
@@ -142,7 +154,7 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Driver<W> {
         // What is due changes places with what was, so that neither list is allocated anew.
         let (mut arrived, mut due) = (Vec::new(), Vec::new());
         loop {
-            let since = poll_fn(|cx| self.inbox.poll_told(cx, &mut arrived, &mut due)).await;
+            let (since, traced) = poll_fn(|cx| self.inbox.poll_told(cx, &mut arrived, &mut due)).await;
             for pump in arrived.drain(..) {
                 due.push(self.admit(pump));
             }
@@ -155,6 +167,7 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Driver<W> {
             if let Some(since) = since {
                 self.written.observe(since.elapsed());
             }
+            drop(traced);
             due.clear();
             due.shrink_to(KEPT);
         }
@@ -179,21 +192,22 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Driver<W> {
 }
 
 impl<W> Inbox<W> {
-    /// Ready when there is anything: moves it into the two lists, which are empty, and tells since when pumps are due.
+    /// Ready when there is anything: moves it into the two lists, which are empty, and tells since when pumps
+    /// are due, and whose spans end with them.
     fn poll_told(
         &self,
         cx: &Context<'_>,
         arrived: &mut Vec<WritePump<W>>,
         due: &mut Vec<usize>,
-    ) -> Poll<Option<Instant>> {
+    ) -> Poll<(Option<Instant>, Vec<Arc<Span>>)> {
         let mut told = self.lock();
-        if told.arrived.is_empty() && told.due.is_empty() {
+        if told.arrived.is_empty() && told.due.is_empty() && told.traced.is_empty() {
             told.driver = Some(cx.waker().clone());
             return Poll::Pending;
         }
         std::mem::swap(&mut told.due, due);
         *arrived = std::mem::take(&mut told.arrived);
-        Poll::Ready(told.since.take())
+        Poll::Ready((told.since.take(), std::mem::take(&mut told.traced)))
     }
 }
 

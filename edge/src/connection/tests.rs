@@ -31,6 +31,7 @@ use crate::{
     auth::{Claims, RoomClaims, UserId},
     authorize::Authorizer,
     connections::Connections,
+    deliveries::Deliveries,
     hub::{self, Hub},
     interest::{LinkId, PlacedLink, Placement},
     keys::{self, Keys},
@@ -62,8 +63,14 @@ impl Edge {
             tail_bytes: 1 << 20,
             send_queue: 256,
         };
-        let (hub, shards) =
-            Hub::new(&settings, &connections.spread(), &Clock::system(), &metrics, &CancellationToken::new());
+        let (hub, shards) = Hub::new(
+            &settings,
+            &connections.spread(),
+            &Clock::system(),
+            &Deliveries::default(),
+            &metrics,
+            &CancellationToken::new(),
+        );
         for shard in shards {
             lifecycle.spawn(shard);
         }

@@ -4,8 +4,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use service::traces::Span;
 use tokio::time::Instant;
 
+use super::Begun;
 use crate::{
     broker::{Pending, Receipt, StoreError},
     metrics::Metrics,
@@ -16,12 +18,14 @@ use crate::{
 pub(crate) struct Accepted {
     pending: Pending,
     since: Instant,
+    begun: Begun,
+    store: Option<Span>,
     metrics: Arc<Metrics>,
 }
 
 impl Accepted {
-    pub(super) fn new(pending: Pending, since: Instant, metrics: Arc<Metrics>) -> Self {
-        Self { pending, since, metrics }
+    pub(super) fn new(pending: Pending, since: Instant, begun: Begun, metrics: Arc<Metrics>) -> Self {
+        Self { pending, since, store: begun.store(), begun, metrics }
     }
 }
 
@@ -33,6 +37,13 @@ impl Future for Accepted {
         let result = ready!(Pin::new(&mut this.pending).poll(cx));
         if result.is_ok() {
             this.metrics.took_to_store.observe(this.since.elapsed());
+        }
+        if let Some(mut store) = this.store.take() {
+            if let Err(error) = &result {
+                store.fail(error);
+            }
+            drop(store);
+            this.begun.end(&result);
         }
         Poll::Ready(result)
     }

@@ -4,6 +4,7 @@
 mod backend;
 mod binaries;
 mod client;
+mod collector;
 mod opening;
 mod process;
 mod proxy;
@@ -20,6 +21,7 @@ pub(crate) use self::{
     backend::{Backend, Question, Reply},
     binaries::{repository, workspace_binary},
     client::{Client, Message},
+    collector::{Collector, Span},
     opening::Opening,
     process::{Process, free_port, run},
     proxy::Proxy,

@@ -31,3 +31,4 @@ mod stages;
 mod standalone;
 mod swarm;
 mod tokens;
+mod traces;

@@ -20,7 +20,7 @@ use crate::{
     broker::StoreError,
     defaults::{EDGE_KEY_GRACE, HOLD, STREAM_PUBLISH_BYTES},
     grpc::status,
-    publishing::{Accepted, Offer, PublishError, Publishing},
+    publishing::{Accepted, Begun, Offer, PublishError, Publishing},
 };
 
 /// Longest deadline of a broadcast, and that of one without.
@@ -36,7 +36,7 @@ pub(super) enum Answer {
 struct Waiting {
     publish: LinkPublish,
     permit: OwnedSemaphorePermit,
-    since: Instant,
+    begun: Begun,
     until: Instant,
 }
 
@@ -69,14 +69,14 @@ impl Publishes {
             let result = Outcome::Error(status::link_busy());
             return Some(Answer::Now(Control { kind: receipt(publish.id, result), permit: None }));
         };
-        let since = Instant::now();
+        let begun = self.publishing.begin(&publish.traceparent);
         if !self.waiting.contains_key(&publish.room) {
-            let result = self.offer(&publish, since);
+            let result = self.offer(&publish, begun.clone());
             if !matches!(result, Err(PublishError::Store(StoreError::Busy))) {
                 return Some(self.answer(publish.id, result, permit));
             }
         }
-        self.wait(publish, permit, since);
+        self.wait(publish, permit, begun);
         None
     }
 
@@ -86,7 +86,7 @@ impl Publishes {
         let now = Instant::now();
         for (room, mut queue) in std::mem::take(&mut self.waiting) {
             while let Some(first) = queue.front() {
-                let result = self.offer(&first.publish, first.since);
+                let result = self.offer(&first.publish, first.begun.clone());
                 if matches!(result, Err(PublishError::Store(StoreError::Busy))) && now < first.until {
                     break;
                 }
@@ -101,16 +101,16 @@ impl Publishes {
         answers
     }
 
-    fn wait(&mut self, mut publish: LinkPublish, permit: OwnedSemaphorePermit, since: Instant) {
+    fn wait(&mut self, mut publish: LinkPublish, permit: OwnedSemaphorePermit, begun: Begun) {
         // What came in is part of a larger block, which is not to be kept.
         publish.body = Bytes::copy_from_slice(&publish.body);
         self.bytes += publish.body.len();
-        let until = since + deadline(&publish).min(HOLD);
+        let until = begun.since + deadline(&publish).min(HOLD);
         let room = publish.room.clone();
-        self.waiting.entry(room).or_default().push_back(Waiting { publish, permit, since, until });
+        self.waiting.entry(room).or_default().push_back(Waiting { publish, permit, begun, until });
     }
 
-    fn offer(&self, publish: &LinkPublish, since: Instant) -> Result<Accepted, PublishError> {
+    fn offer(&self, publish: &LinkPublish, begun: Begun) -> Result<Accepted, PublishError> {
         let deadline = deadline(publish);
         self.publishing.broadcast(Offer {
             room: &publish.room,
@@ -118,8 +118,7 @@ impl Publishes {
             body: publish.body.clone(),
             key: &publish.key,
             edge_key_ttl: publish.key_is_ours.then_some(deadline + EDGE_KEY_GRACE),
-            traceparent: &publish.traceparent,
-            since,
+            begun,
             deadline,
         })
     }

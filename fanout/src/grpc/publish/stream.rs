@@ -13,7 +13,7 @@ use crate::{
     broker::{Receipt, StoreError},
     defaults::{BUSY_PAUSE, STREAM_PUBLISH_BYTES, STREAM_PUBLISHES},
     grpc::status,
-    publishing::{Accepted, PublishError, Publishing},
+    publishing::{Accepted, Begun, PublishError, Publishing},
 };
 
 /// One stream's state.
@@ -34,7 +34,7 @@ struct Results {
 /// One that is to be offered again.
 struct Refused {
     request: PublishRequest,
-    since: Instant,
+    begun: Begun,
     again: Instant,
 }
 
@@ -68,7 +68,10 @@ impl Results {
             tokio::select! {
                 biased;
                 request = self.requests.message(), if more => match request.map_err(status::of_requests)? {
-                    Some(request) => self.offer(request, Instant::now()),
+                    Some(request) => {
+                        let begun = self.publishing.begin(&request.traceparent);
+                        self.offer(request, begun);
+                    }
                     None => self.ended = true,
                 },
                 result = first(&mut self.offered), if !self.offered.is_empty() => {
@@ -79,8 +82,8 @@ impl Results {
                 }
                 // Before anything newer: requests to one room are stored in order.
                 () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {
-                    if let Some(Refused { request, since, .. }) = self.refused.take() {
-                        self.offer(request, since);
+                    if let Some(Refused { request, begun, .. }) = self.refused.take() {
+                        self.offer(request, begun);
                     }
                 }
                 () = self.drain.cancelled(), if !self.ended => self.ended = true,
@@ -89,11 +92,11 @@ impl Results {
         }
     }
 
-    fn offer(&mut self, request: PublishRequest, since: Instant) {
-        let pending = self.publishing.publish(offer(&self.from, &request, since));
+    fn offer(&mut self, request: PublishRequest, begun: Begun) {
+        let pending = self.publishing.publish(offer(&self.from, &request, begun.clone()));
         if matches!(pending, Err(PublishError::Store(StoreError::Busy))) {
             self.publishing.metrics.stream_full.inc();
-            self.refused = Some(Refused { request, since, again: Instant::now() + BUSY_PAUSE });
+            self.refused = Some(Refused { request, begun, again: Instant::now() + BUSY_PAUSE });
         } else {
             let bytes = request.body.len();
             self.bytes += bytes;
