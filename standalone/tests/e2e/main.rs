@@ -26,6 +26,7 @@ mod readiness;
 mod redeploy;
 mod refusals;
 mod requests;
+mod rollout;
 mod shutdown;
 mod stages;
 mod standalone;
