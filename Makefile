@@ -3,7 +3,7 @@
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run test test-deploy test-js test-publishers screenshots test-simulation simulate test-deep bench lint tools
+.PHONY: run test test-deploy test-js test-publishers screenshots test-simulation simulate test-deep bench bench-rollout lint tools
 
 run:
 	cargo run --locked
@@ -67,6 +67,12 @@ bench: tools
 	target/release/bench room --members 5000 --rate 20000 --redis
 	target/release/bench room --members 1000 --redis
 	target/release/bench room --members 5000 --redis
+
+# Both tiers replaced under 5,000 clients: reconnects a second, time offline. See bench/RESULTS.md.
+bench-rollout: tools
+	cargo test --release -p standalone --test e2e --locked -- --ignored --exact \
+	rollout::deep_five_thousand_clients_do_not_notice
+	cp $${CARGO_TARGET_DIR:-target}/tmp/rollout-5000.json $${CARGO_TARGET_DIR:-target}/tmp/rollout-5000.svg bench/results
 
 lint:
 	cargo fmt --all --check

@@ -238,7 +238,6 @@ impl Config {
             join_timeout: self.flags.publish_timeout,
             tail_bytes: self.flags.tail_bytes,
             send_queue: self.flags.send_queue,
-            clock: Clock::system(),
         }
     }
 

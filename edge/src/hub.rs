@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     connections::Spread,
+    deliveries::Deliveries,
     interest::{LinkId, Placement},
     metrics::Metrics,
     outbox::Outbox,
@@ -80,8 +81,6 @@ pub struct Settings {
     pub tail_bytes: usize,
     /// Messages that wait for one client: half of it is handed out at a time.
     pub send_queue: usize,
-    /// What tells how old publications are.
-    pub clock: Clock,
 }
 
 /// Each call gives a client its own moment within the window over which clients are spread, in milliseconds.
@@ -95,6 +94,8 @@ impl Hub {
     pub fn new(
         settings: &Settings,
         spread: &Spread,
+        clock: &Clock,
+        deliveries: &Deliveries,
         metrics: &Arc<Metrics>,
         end: &CancellationToken,
     ) -> (Self, Vec<impl Future<Output = ()> + Send + use<>>) {
@@ -104,16 +105,17 @@ impl Hub {
             let overflow = Arc::new(Overflow::default());
             handles.push(ShardHandle { commands: sender, overflow: overflow.clone() });
             let tail_bytes = settings.tail_bytes / settings.shards.max(1);
-            let rooms = Rooms::new(
+            let mut rooms = Rooms::new(
                 settings.linger,
                 tail_bytes,
                 settings.send_queue,
                 settings.shards.max(1),
                 slots(spread.clone()),
             );
-            let (metrics, clock) = (metrics.clone(), settings.clock.clone());
+            rooms.deliveries = deliveries.clone();
+            let (clock, metrics) = (clock.clone(), metrics.clone());
             let (counted, ages) = (Counted::default(), Ages::default());
-            tasks.push(Shard { rooms, commands, overflow, metrics, counted, clock, ages }.run(end.clone()));
+            tasks.push(Shard { rooms, commands, overflow, clock, metrics, counted, ages }.run(end.clone()));
         }
         let hub = Self {
             shards: handles.into(),

@@ -24,6 +24,7 @@ pub mod config;
 pub mod connection;
 pub mod connections;
 mod defaults;
+pub mod deliveries;
 mod drain;
 pub mod hub;
 pub mod interest;

@@ -7,6 +7,8 @@ use prometheus_client::{
     registry::{Metric, Registry},
 };
 
+use service::latency::{Latency, Stages};
+
 use crate::close::CloseReason;
 
 /// Cached handles. The default counts into nothing that is shown.
@@ -43,6 +45,10 @@ pub struct Metrics {
     pub link_losses: Counter,
     pub link_unknown_messages: Counter,
     broadcasts: Family<OutcomeLabel, Counter>,
+    /// From the time a publication carries until the shard of its room has it.
+    pub received: Latency,
+    /// From the first frame to be written until a pass over all pumps that were due is done.
+    pub written: Latency,
 }
 
 /// A queue, and what becomes of what it cannot take.
@@ -91,7 +97,10 @@ impl Metrics {
         let queues: Family<FullLabel, Counter> =
             add(r, "queue_full", "What a queue could not take, and by which rule it went");
         let full = |queue, rule| queues.get_or_create_owned(&FullLabel { queue, rule });
+        let stages = Stages::register(r);
         Self {
+            received: stages.stage("received"),
+            written: stages.stage("written"),
             connections: add(r, "connections", "Sockets open"),
             accepted: add(r, "accepted", "Sockets that got a welcome"),
             tls_failures: add(r, "tls_failures", "TLS handshakes that failed"),

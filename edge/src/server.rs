@@ -10,6 +10,7 @@ use service::{
     Clock, Lifecycle,
     accept::{self, Cut, Http1},
     files, ops,
+    traces::{Origin, Traces},
 };
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -20,6 +21,7 @@ use crate::{
     connection::{Context, Pumps},
     connections::Connections,
     defaults::MAX_FAREWELLS,
+    deliveries::Deliveries,
     drain::goodbye,
     hub::Hub,
     keys::Keys,
@@ -52,11 +54,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         Connections::new(config.max_connections(files), config.max_connections_per_user(), metrics.clone());
     // Hub and links outlive the sockets, which need them to the last.
     let end = CancellationToken::new();
-    let (hub, shards) = Hub::new(&config.hub(), &connections.spread(), &metrics, &end);
-    for shard in shards {
-        lifecycle.spawn_vital(shard);
-    }
-    let (pumps, drivers) = Pumps::new(config.hub().shards, &end);
+    let (pumps, drivers) = Pumps::new(config.hub().shards, &metrics.written, &end);
     for driver in drivers {
         lifecycle.spawn_vital(driver);
     }
@@ -66,7 +64,16 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         let (keeping, until) = (issuer.keep(keys.clone()), end.clone());
         lifecycle.spawn_vital(async move { until.run_until_cancelled(keeping).await });
     }
-    let upstream = Upstream::new(config.upstream(keys.clone()), metrics.clone());
+    let tier = config.upstream(keys.clone());
+    let traces = traces(&config, &tier.name, &mut registry)?;
+    let writers = pumps.clone();
+    let deliveries = Deliveries::new(traces.clone(), move |span| writers.trace(&span));
+    let clock = Clock::system();
+    let (hub, shards) = Hub::new(&config.hub(), &connections.spread(), &clock, &deliveries, &metrics, &end);
+    for shard in shards {
+        lifecycle.spawn_vital(shard);
+    }
+    let upstream = Upstream::new(tier, metrics.clone());
     upstream.spawn(&hub, &connections, lifecycle, &end);
 
     let context = Arc::new(Context {
@@ -78,7 +85,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         connections: connections.clone(),
         outbox_rules: Arc::new(outbox::Rules { limits: config.outbox_limits(), metrics: metrics.clone() }),
         metrics: metrics.clone(),
-        clock: Clock::system(),
+        clock,
     });
     for (named, file) in config.secret_files() {
         let (keys, until) = (keys.clone(), end.clone());
@@ -113,7 +120,11 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     let http = Http1::public(router, tls, move |cut| metrics.refused(code_of(cut)));
     lifecycle.spawn_vital(http.serve(listener, lifecycle.clone(), closing.clone()));
     let window = config.drain_window();
-    lifecycle.spawn(drain(lifecycle.clone(), connections.clone(), window, sockets, end, closing));
+    let drain = drain(lifecycle.clone(), connections.clone(), window, sockets, end, closing);
+    lifecycle.spawn(async move {
+        drain.await;
+        traces.finish().await;
+    });
     ops::spawn(ops, Arc::new(registry), readiness(lifecycle, upstream, connections, memory, keys), lifecycle);
     tracing::info!(ws = %bound.ws, ops = %bound.ops, "listening");
     Ok(bound)
@@ -171,6 +182,13 @@ fn readiness(
             Ok(())
         }
     })
+}
+
+fn traces(config: &Config, name: &str, registry: &mut Registry) -> anyhow::Result<Traces> {
+    let origin = Origin { service: "espigon-edge", instance: name };
+    let registry = registry.sub_registry_with_prefix("espigon_edge");
+    Traces::start(config.common().otel_exporter_otlp_endpoint.as_ref(), origin, registry)
+        .context("send traces to OTEL_EXPORTER_OTLP_ENDPOINT")
 }
 
 fn authorizer(config: &Config, registry: &mut Registry) -> anyhow::Result<Authorizer> {

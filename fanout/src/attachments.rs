@@ -1,6 +1,7 @@
 //! The links' near ends: a registry of attachments, each with a bounded queue of what its edge is to be told.
 
 mod queue;
+mod traced;
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +12,7 @@ use std::{
 };
 
 use proto::wire;
-use service::limit;
+use service::{limit, traces::Traces};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -123,11 +124,12 @@ struct Inner {
     all: Mutex<BTreeMap<AttachmentId, Arc<Attachment>>>,
     dispatcher: Dispatcher,
     metrics: Arc<Metrics>,
+    traces: Traces,
 }
 
 impl Attachments {
-    pub(crate) fn new(dispatcher: Dispatcher, metrics: Arc<Metrics>) -> Self {
-        Self(Arc::new(Inner { next: AtomicU64::new(1), all: Mutex::default(), dispatcher, metrics }))
+    pub(crate) fn new(dispatcher: Dispatcher, metrics: Arc<Metrics>, traces: Traces) -> Self {
+        Self(Arc::new(Inner { next: AtomicU64::new(1), all: Mutex::default(), dispatcher, metrics, traces }))
     }
 
     /// Adds one. It is gone, from every room too, when the guard is dropped.
@@ -135,7 +137,7 @@ impl Attachments {
         let id = AttachmentId(self.0.next.fetch_add(1, Ordering::Relaxed));
         let attachment = Arc::new(Attachment {
             id,
-            queue: Queue::new(Arc::clone(&self.0.metrics)),
+            queue: Queue::new(Arc::clone(&self.0.metrics), self.0.traces.clone()),
             rooms: AtomicI64::new(0),
             batches: AtomicBool::new(false),
             publishes: Arc::new(Semaphore::new(limit(LINK_PUBLISHES))),

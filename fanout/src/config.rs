@@ -120,6 +120,7 @@ impl Config {
                 log_format: None,
                 shutdown_timeout: Duration::from_secs(40),
                 allow_plaintext: false,
+                otel_exporter_otlp_endpoint: None,
             },
             link_tls: LinkTls::default(),
             api_tls_cert: None,

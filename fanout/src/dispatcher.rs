@@ -15,7 +15,7 @@ mod tests;
 use std::{num::NonZero, sync::Arc, time::Duration};
 
 use proto::{Position, Room};
-use service::{Lifecycle, RandomState, limit};
+use service::{Clock, Lifecycle, RandomState, limit, traces::Traces};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -58,6 +58,14 @@ struct Inner {
 struct Handle {
     inbox: Arc<Inbox>,
     interests: mpsc::Sender<Interest>,
+}
+
+/// What shards measure with.
+#[derive(Debug, Clone)]
+pub(crate) struct Instruments {
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) traces: Traces,
 }
 
 /// The shards' ends of their queues, until there is a broker to start them with.
@@ -152,14 +160,14 @@ impl Shards {
         self,
         broker: &Arc<dyn Broker>,
         sweep: Duration,
-        metrics: &Arc<Metrics>,
+        instruments: &Instruments,
         lifecycle: &Lifecycle,
         end: &CancellationToken,
     ) {
         let count = self.0.len();
         for (index, (inbox, interests)) in self.0.into_iter().enumerate() {
             let sweep = Sweep::new(sweep, count, Instant::now());
-            let shard = Shard::new(index, Arc::clone(broker), inbox, Arc::clone(metrics), sweep);
+            let shard = Shard::new(index, Arc::clone(broker), inbox, instruments.clone(), sweep);
             lifecycle.spawn_vital(shard.run(interests, end.clone()));
         }
     }

@@ -126,16 +126,18 @@ async fn publish_one(
     })?;
     let Publish { body, key } = serde_json::from_slice(&request).map_err(|error| HttpError::bad_json(&error))?;
     let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let begun = api.publishing.begin(traceparent);
+    let until = begun.since + HOLD;
     let offer = Offer {
         room,
         from: caller.name,
         body: request.slice_ref(body.get().as_bytes()),
         key: key.as_deref().unwrap_or_default(),
         edge_key_ttl: None,
-        traceparent,
+        begun,
         deadline: API_DEADLINE,
     };
-    let pending = api.publishing.publish_held(offer, Instant::now() + HOLD).await?;
+    let pending = api.publishing.publish_held(offer, until).await?;
     let result = pending.await;
     api.publishing.metrics.published(&result);
     let receipt = result.map_err(PublishError::from)?;

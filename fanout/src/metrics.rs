@@ -6,6 +6,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use service::latency::{Latency, Stages};
+
 use crate::broker::{Receipt, StoreError};
 
 /// `outcome` of a publication.
@@ -84,6 +86,12 @@ pub(crate) struct Metrics {
     pub(crate) subscriber_deaf: Counter,
     pub(crate) subscriber_elsewhere: Counter,
     pub(crate) calls: Family<Call, Counter>,
+    /// From the moment a publication was offered until it had its place in the queue to the store.
+    pub(crate) accepted: Latency,
+    /// From then until its receipt.
+    pub(crate) took_to_store: Latency,
+    /// From the time it carries until its announcement is handled, here.
+    pub(crate) announced: Latency,
 }
 
 impl Default for Metrics {
@@ -106,7 +114,11 @@ impl Metrics {
         let rebuilt = family::<Reason>(registry, "redis_subscriber_losses", "Why there were no subscriptions any more");
         let rebuilt = |reason| rebuilt.get_or_create_owned(&Reason { reason });
         let calls = family::<Call>(registry, "api_requests", "Calls of the publish API");
+        let stages = Stages::register(registry);
         Self {
+            accepted: stages.stage("accepted"),
+            took_to_store: stages.stage("stored"),
+            announced: stages.stage("announced"),
             attachments: gauge(registry, "attachments", "Links of edges"),
             rooms: gauge(registry, "rooms", "Rooms subscribed"),
             stored: outcome("stored"),

@@ -1,25 +1,26 @@
 //! What publishers and edges ask the broker for, checked: the one way to it for the publish API and the links.
 
+mod accepted;
+mod begun;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use prost::Message as _;
 use proto::{Key, KeyError, Position, Room, RoomError, wire};
 use serde_json::value::RawValue;
-use service::Clock;
+use service::{Clock, traces::Traces};
 use tokio::time::Instant;
 
+pub(crate) use self::{accepted::Accepted, begun::Begun};
 use crate::{
-    broker::{Broker, NewPublication, Page, PageLimit, Pending, ReadError, ReadFrom, StoreError},
+    broker::{Broker, NewPublication, Page, PageLimit, ReadError, ReadFrom, StoreError},
     defaults::BUSY_PAUSE,
     metrics::Metrics,
 };
 
 /// Longest user id; it must fit in the name of a room.
 const MAX_FROM_BYTES: usize = 200;
-
-/// Longest W3C trace context that is carried on; longer ones are ignored.
-const MAX_TRACE_BYTES: usize = 128;
 
 /// Why a publication was refused, or what the store said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -47,7 +48,7 @@ pub(crate) struct Offer<'a> {
     pub(crate) key: &'a str,
     /// The edge made the key: how long it is kept. It is not shown to members.
     pub(crate) edge_key_ttl: Option<Duration>,
-    pub(crate) traceparent: &'a str,
+    pub(crate) begun: Begun,
     /// From now on.
     pub(crate) deadline: Duration,
 }
@@ -58,13 +59,19 @@ pub(crate) struct Publishing {
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) traces: Traces,
     /// `MAX_PUBLISH_BYTES`.
     pub(crate) max_body: usize,
 }
 
 impl Publishing {
+    /// A publication is offered now, with this W3C trace context, which may be empty.
+    pub(crate) fn begin(&self, traceparent: &str) -> Begun {
+        Begun::new(&self.traces, traceparent)
+    }
+
     /// Takes a backend's publication, whose body is checked here and nowhere else.
-    pub(crate) fn publish(&self, offer: Offer<'_>) -> Result<Pending, PublishError> {
+    pub(crate) fn publish(&self, offer: Offer<'_>) -> Result<Accepted, PublishError> {
         self.counted(|| {
             self.check_size(&offer.body)?;
             let body = json(&offer.body)?;
@@ -73,7 +80,7 @@ impl Publishing {
     }
 
     /// As [`Self::publish`], for a caller that can wait: one that finds no place is held back until then.
-    pub(crate) async fn publish_held(&self, offer: Offer<'_>, until: Instant) -> Result<Pending, PublishError> {
+    pub(crate) async fn publish_held(&self, offer: Offer<'_>, until: Instant) -> Result<Accepted, PublishError> {
         loop {
             let result = self.publish(offer.clone());
             if !matches!(result, Err(PublishError::Store(StoreError::Busy))) {
@@ -88,7 +95,7 @@ impl Publishing {
     }
 
     /// Takes a client's broadcast, whose body the edge has checked.
-    pub(crate) fn broadcast(&self, offer: Offer<'_>) -> Result<Pending, PublishError> {
+    pub(crate) fn broadcast(&self, offer: Offer<'_>) -> Result<Accepted, PublishError> {
         self.counted(|| {
             self.check_size(&offer.body)?;
             let from = &offer.from;
@@ -110,7 +117,7 @@ impl Publishing {
         self.broker.read(room, ReadFrom::Last(0), limit).await.map(|page| page.position)
     }
 
-    fn counted(&self, offer: impl FnOnce() -> Result<Pending, PublishError>) -> Result<Pending, PublishError> {
+    fn counted(&self, offer: impl FnOnce() -> Result<Accepted, PublishError>) -> Result<Accepted, PublishError> {
         offer().inspect_err(|error| match error {
             // It may be offered again: whoever gives up counts it.
             PublishError::Store(StoreError::Busy) => {}
@@ -125,29 +132,31 @@ impl Publishing {
         if body.len() > self.max_body { Err(PublishError::TooLarge(self.max_body)) } else { Ok(()) }
     }
 
-    fn submit(&self, offer: Offer<'_>) -> Result<Pending, PublishError> {
+    fn submit(&self, offer: Offer<'_>) -> Result<Accepted, PublishError> {
         let room = Room::try_new(offer.room)?;
         let key = Key::try_new(offer.key)?;
         let shown = if offer.edge_key_ttl.is_some() { "" } else { offer.key };
-        let trace = if offer.traceparent.len() <= MAX_TRACE_BYTES { offer.traceparent } else { "" };
         let bytes = offer.body.len() as u64;
         let entry = wire::Entry {
             from: offer.from.to_string(),
             ts_ms: self.clock.unix_ms(),
             body: offer.body,
             key: shown.to_owned(),
-            traceparent: trace.to_owned(),
+            traceparent: offer.begun.traceparent(),
         };
+        let now = Instant::now();
+        offer.begun.named(&room);
         let pending = self.broker.publish(NewPublication {
             room,
             sender: offer.from,
             key,
             key_ttl: offer.edge_key_ttl,
             entry: entry.encode_to_vec().into(),
-            deadline: Instant::now() + offer.deadline,
+            deadline: now + offer.deadline,
         })?;
+        self.metrics.accepted.observe(now - offer.begun.since);
         self.metrics.published_bytes.inc_by(bytes);
-        Ok(pending)
+        Ok(Accepted::new(pending, now, offer.begun, Arc::clone(&self.metrics)))
     }
 }
 
@@ -171,7 +180,45 @@ pub(crate) fn publications(page: &Page) -> impl Iterator<Item = wire::Publicatio
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::registry::Registry;
+    use service::traces::Origin;
+
     use super::*;
+    use crate::{
+        broker::{Keep, memory::Memory},
+        dispatcher::Dispatcher,
+    };
+
+    /// The trace context that is stored with a publication that was offered with this one.
+    async fn stored(traces: Traces, traceparent: &str) -> String {
+        let metrics = Arc::<Metrics>::default();
+        let (dispatcher, _shards) = Dispatcher::new(&metrics);
+        let (clock, minute) = (Clock::system(), Duration::from_mins(1));
+        let keep = Keep { history_size: 10, history_ttl: minute, dedup_window: minute };
+        let broker = Arc::new(Memory::new(keep, clock.clone(), Arc::new(dispatcher)));
+        let publishing = Publishing { broker, clock, metrics, traces, max_body: 100 };
+        let (from, body, begun) = (Arc::from("@a"), Bytes::from_static(b"1"), publishing.begin(traceparent));
+        let offer = Offer { room: "a", from, body, key: "", edge_key_ttl: None, begun, deadline: minute };
+        publishing.publish(offer).unwrap().await.unwrap();
+        let limit = PageLimit { items: 1, bytes: 1000 };
+        let page = publishing.read(Room::try_new("a").unwrap(), ReadFrom::Oldest, limit).await.unwrap();
+        wire::Entry::decode(page.entries[0].clone()).unwrap().traceparent
+    }
+
+    #[tokio::test]
+    async fn a_trace_context_is_stored_if_it_is_sampled_and_there_is_who_wants_it() {
+        let on = || {
+            let endpoint = "http://127.0.0.1:9".parse().unwrap();
+            let origin = Origin { service: "test", instance: "1" };
+            Traces::start(Some(&endpoint), origin, &mut Registry::default()).unwrap()
+        };
+        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736";
+        let (sampled, not) = (format!("{trace}-00f067aa0ba902b7-01"), format!("{trace}-00f067aa0ba902b7-00"));
+        assert!(stored(on(), &sampled).await.starts_with(trace));
+        assert_eq!(stored(on(), &not).await, "");
+        assert_eq!(stored(on(), "").await, "");
+        assert_eq!(stored(Traces::default(), &sampled).await, "");
+    }
 
     #[test]
     fn a_body_is_one_json_value_byte_for_byte() {

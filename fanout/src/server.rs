@@ -17,7 +17,12 @@ use proto::{
     MAX_LINK_MESSAGE_BYTES, VERSION,
     wire::{FanoutHello, link_server::LinkServer, publisher_server::PublisherServer},
 };
-use service::{Clock, Lifecycle, accept, ops, settings::Secret, tls::ServerTls};
+use service::{
+    Clock, Lifecycle, accept, ops,
+    settings::Secret,
+    tls::ServerTls,
+    traces::{Origin, Traces},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -26,7 +31,7 @@ use crate::{
     auth::LinkToken,
     broker::{Broker, Events, Keep, memory::Memory, redis::Redis},
     config::Config,
-    dispatcher::Dispatcher,
+    dispatcher::{Dispatcher, Instruments},
     grpc::{attach::LinkService, publish::PublisherService, status},
     http::{self, Api, Streams},
     metrics::Metrics,
@@ -57,15 +62,24 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
 
     let mut registry = Registry::default();
     let metrics = Arc::new(Metrics::new(&mut registry));
+    let name = name();
+    let traces = traces(&config, &name, &mut registry)?;
     // What serves others ends after those: the broker and the dispatcher.
     let end = CancellationToken::new();
     let (dispatcher, shards) = Dispatcher::new(&metrics);
     let clock = Clock::system();
     let broker = broker(&config, &clock, Arc::new(dispatcher.clone()), &metrics, lifecycle, &end);
-    shards.spawn(&broker, config.position_check_interval, &metrics, lifecycle, &end);
-    let attachments = Attachments::new(dispatcher.clone(), Arc::clone(&metrics));
+    let instruments = Instruments { clock: clock.clone(), metrics: Arc::clone(&metrics), traces: traces.clone() };
+    shards.spawn(&broker, config.position_check_interval, &instruments, lifecycle, &end);
+    let attachments = Attachments::new(dispatcher.clone(), Arc::clone(&metrics), traces.clone());
     let max_body = config.max_publish_bytes;
-    let publishing = Publishing { broker: Arc::clone(&broker), clock, metrics: Arc::clone(&metrics), max_body };
+    let publishing = Publishing {
+        broker: Arc::clone(&broker),
+        clock,
+        metrics: Arc::clone(&metrics),
+        traces: traces.clone(),
+        max_body,
+    };
     let node = Node {
         rates: Rates::spawn(Arc::clone(&metrics), lifecycle, end.clone()),
         link_token: LinkToken::new(config.secrets.link_token.clone()),
@@ -73,7 +87,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         attachments,
         dispatcher,
         publishing,
-        name: name(),
+        name,
     };
 
     node.watch_secrets(lifecycle);
@@ -87,7 +101,11 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         move || ready(&*broker, &lifecycle)
     };
     ops::spawn(ops_listener, Arc::new(registry), Arc::new(readiness), lifecycle);
-    lifecycle.spawn(drain::run(lifecycle.clone(), node.attachments, links, api, end));
+    let drain = drain::run(lifecycle.clone(), node.attachments, links, api, end);
+    lifecycle.spawn(async move {
+        drain.await;
+        traces.finish().await;
+    });
     let Bound { link, api, ops } = bound;
     tracing::info!(%link, %api, %ops, node = &*node.name, "listening");
     Ok(bound)
@@ -100,6 +118,13 @@ fn watched(tls: Result<Option<ServerTls>, String>, lifecycle: &Lifecycle) -> any
         lifecycle.spawn(lifecycle.drain().clone().run_until_cancelled_owned(tls.watch()));
     }
     Ok(tls)
+}
+
+fn traces(config: &Config, name: &str, registry: &mut Registry) -> anyhow::Result<Traces> {
+    let origin = Origin { service: "espigon-fanout", instance: name };
+    let registry = registry.sub_registry_with_prefix("espigon_fanout");
+    Traces::start(config.common.otel_exporter_otlp_endpoint.as_ref(), origin, registry)
+        .context("send traces to OTEL_EXPORTER_OTLP_ENDPOINT")
 }
 
 fn broker(

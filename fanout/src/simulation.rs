@@ -9,7 +9,7 @@ use proto::{
     VERSION,
     wire::{EdgeMessage, FanoutHello, FanoutMessage},
 };
-use service::{Clock, Lifecycle};
+use service::{Clock, Lifecycle, traces::Traces};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -19,7 +19,7 @@ use crate::{
     auth::LinkToken,
     broker::{Broker, Events, Receipt, StoreError},
     defaults::{HOLD, LINK_DRAIN},
-    dispatcher::Dispatcher,
+    dispatcher::{Dispatcher, Instruments},
     grpc::attach::LinkService,
     metrics::Metrics,
     publishing::{Offer, PublishError, Publishing},
@@ -55,9 +55,11 @@ impl Node {
         let end = CancellationToken::new();
         let (dispatcher, shards) = Dispatcher::with_shards(settings.shards, &metrics);
         let broker = broker(Arc::new(dispatcher.clone()), end.clone());
-        shards.spawn(&broker, settings.sweep, &metrics, lifecycle, &end);
-        let attachments = Attachments::new(dispatcher.clone(), Arc::clone(&metrics));
-        let publishing = Publishing { broker, clock, metrics, max_body: 64 << 10 };
+        let traces = Traces::default();
+        let instruments = Instruments { clock: clock.clone(), metrics: Arc::clone(&metrics), traces: traces.clone() };
+        shards.spawn(&broker, settings.sweep, &instruments, lifecycle, &end);
+        let attachments = Attachments::new(dispatcher.clone(), Arc::clone(&metrics), traces.clone());
+        let publishing = Publishing { broker, clock, metrics, traces, max_body: 64 << 10 };
         let hello = FanoutHello {
             version: VERSION,
             node: settings.name.clone(),
@@ -99,8 +101,10 @@ impl Node {
     /// # Panics
     /// If it is something that no publisher may publish.
     pub async fn publish(&self, room: &str, body: Bytes, key: &str, deadline: Duration) -> Result<Receipt, StoreError> {
-        let offer = Offer { room, from: "@api".into(), body, key, edge_key_ttl: None, traceparent: "", deadline };
-        match self.publishing.publish_held(offer, Instant::now() + HOLD).await {
+        let begun = self.publishing.begin("");
+        let until = begun.since + HOLD;
+        let offer = Offer { room, from: "@api".into(), body, key, edge_key_ttl: None, begun, deadline };
+        match self.publishing.publish_held(offer, until).await {
             Ok(pending) => pending.await,
             Err(PublishError::Store(error)) => Err(error),
             Err(error) => panic!("the simulation publishes what is not allowed: {error}"),

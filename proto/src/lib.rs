@@ -2,15 +2,18 @@
 //!
 //! - [`wire`]: protobuf messages, clients and servers, generated from `proto/realtime/v1/*.proto` and checked in.
 //! - [`Room`], [`Key`], [`Position`]: the names and places of the protocol, valid by construction.
+//! - [`Stamp`]: what nodes that only pass an entry on read of it.
 //! - [`VERSION`]: of the link. Neighbours N and N−1 work together.
 
 mod key;
 mod position;
 mod room;
+mod stamp;
 
 pub use key::{Key, KeyError};
 pub use position::{Epoch, Position};
 pub use room::{Room, RoomError};
+pub use stamp::Stamp;
 
 /// Version of the link protocol spoken by this build, sent in both hellos.
 pub const VERSION: u32 = 1;

@@ -7,7 +7,8 @@
 //! - [`settings`]: durations, sizes, rates, secrets; one clear line for a bad one.
 //! - [`invocation`], [`healthcheck`]: what the command line asks for besides serving.
 //! - [`watch`]: secrets whose files are watched for changes.
-//! - [`telemetry`]: logs as text or JSON.
+//! - [`telemetry`]: logs as text or JSON; [`latency`]: histograms of the stages.
+//! - [`traces`]: spans of publications, by OTLP.
 //! - [`backoff`], [`clock`], [`files`]: full-jitter retry delays, wall time as a value, the limit of open files.
 //! - `random`, `limit`, `simulation`: randomness and fixed limits, and how a simulation sets them.
 
@@ -17,6 +18,7 @@ pub mod clock;
 pub mod files;
 pub mod healthcheck;
 pub mod invocation;
+pub mod latency;
 pub mod lifecycle;
 mod limit;
 pub mod memory;
@@ -28,6 +30,7 @@ pub mod simulation;
 pub mod socket;
 pub mod telemetry;
 pub mod tls;
+pub mod traces;
 pub mod watch;
 
 pub use backoff::Backoff;

@@ -14,6 +14,7 @@ use clap::{Args, Parser, error::ErrorKind};
 use crate::{
     telemetry::{LogFormat, parse_level},
     tls::Files,
+    traces::OtlpEndpoint,
 };
 
 /// `EX_USAGE`: the command was used incorrectly.
@@ -37,6 +38,10 @@ pub struct Common {
     /// Allow credentials without TLS beyond loopback (compose, a mesh)
     #[arg(long, env, default_value_t = false, action = clap::ArgAction::Set)]
     pub allow_plaintext: bool,
+
+    /// A collector that takes traces by OTLP over gRPC, `http://host:4317` [default: no traces]
+    #[arg(long, env)]
+    pub otel_exporter_otlp_endpoint: Option<OtlpEndpoint>,
 }
 
 /// Mutual TLS between the tiers: all three or none.

@@ -10,6 +10,7 @@ use edge::{
     authorize::Authorizer,
     connection::{self, Context, Guest, Pumps},
     connections::Connections,
+    deliveries::Deliveries,
     hub::{self, Hub},
     keys::{self, Keys},
     metrics::Metrics,
@@ -63,13 +64,13 @@ impl EdgeProcess {
             join_timeout: plan.publish_timeout,
             tail_bytes: plan.tail_bytes,
             send_queue: plan.send_queue,
-            clock: world.clock(),
         };
-        let (hub, shards) = Hub::new(&settings, &connections.spread(), &metrics, &end);
+        let (hub, shards) =
+            Hub::new(&settings, &connections.spread(), &world.clock(), &Deliveries::default(), &metrics, &end);
         for shard in shards {
             lifecycle.spawn_vital(shard);
         }
-        let (pumps, drivers) = Pumps::new(plan.shards, &end);
+        let (pumps, drivers) = Pumps::new(plan.shards, &metrics.written, &end);
         for driver in drivers {
             lifecycle.spawn_vital(driver);
         }

@@ -12,10 +12,12 @@ use std::{
     time::Duration,
 };
 
+use service::{latency::Latency, traces::Span};
 use slab::Slab;
 use tokio::{
     io::AsyncWrite,
     task::{unconstrained, yield_now},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -51,16 +53,25 @@ struct Told<W> {
     arrived: Vec<WritePump<W>>,
     /// Pumps to be polled, by their place.
     due: Vec<usize>,
+    /// Since when there are any.
+    since: Option<Instant>,
+    /// Spans that end with the pass.
+    traced: Vec<Arc<Span>>,
     /// The driver, while it waits.
     driver: Option<Waker>,
 }
 
 impl<W: AsyncWrite + Unpin + Send + 'static> Pumps<W> {
-    /// The handle, and the drivers to spawn; they run until `end`.
-    pub fn new(drivers: usize, end: &CancellationToken) -> (Self, Vec<impl Future<Output = ()> + use<W>>) {
+    /// The handle, and the drivers to spawn; they run until `end`. `written`: how long what is due waits to be written.
+    pub fn new(
+        drivers: usize,
+        written: &Latency,
+        end: &CancellationToken,
+    ) -> (Self, Vec<impl Future<Output = ()> + use<W>>) {
         let inboxes: Vec<_> = (0..drivers.max(1)).map(|_| Arc::new(Inbox::new())).collect();
         let run = |inbox: &Arc<Inbox<W>>| {
-            let (end, driver) = (end.clone(), Driver { inbox: inbox.clone(), pumps: Slab::new() });
+            let (end, driver) =
+                (end.clone(), Driver { inbox: inbox.clone(), pumps: Slab::new(), written: written.clone() });
             // Its writes are no reason to be put off by tokio: it yields by itself.
             async move { _ = end.run_until_cancelled(unconstrained(driver.run())).await }
         };
@@ -76,9 +87,19 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Pumps<W> {
     }
 }
 
+impl<W> Pumps<W> {
+    /// Lets the span end once all that is due now was written to, as far as the sockets take it. For publications that
+    /// are traced, which are few.
+    pub fn trace(&self, span: &Arc<Span>) {
+        for driver in &*self.drivers {
+            driver.tell(|told| told.traced.push(span.clone()));
+        }
+    }
+}
+
 impl<W> Inbox<W> {
     fn new() -> Self {
-        Self(Mutex::new(Told { arrived: Vec::new(), due: Vec::new(), driver: None }))
+        Self(Mutex::new(Told { arrived: Vec::new(), due: Vec::new(), since: None, traced: Vec::new(), driver: None }))
     }
 
     fn tell(&self, tell: impl FnOnce(&mut Told<W>)) {
@@ -100,6 +121,7 @@ impl<W> Inbox<W> {
 struct Driver<W> {
     inbox: Arc<Inbox<W>>,
     pumps: Slab<Pump<W>>,
+    written: Latency,
 }
 
 struct Pump<W> {
@@ -119,7 +141,11 @@ impl<W: Send + 'static> Wake for Due<W> {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.inbox.tell(|told| told.due.push(self.place));
+        self.inbox.tell(|told| {
+            // One look at the clock for all pumps of a pass.
+            told.since.get_or_insert_with(Instant::now);
+            told.due.push(self.place);
+        });
     }
 }
 
@@ -128,7 +154,7 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Driver<W> {
         // What is due changes places with what was, so that neither list is allocated anew.
         let (mut arrived, mut due) = (Vec::new(), Vec::new());
         loop {
-            poll_fn(|cx| self.inbox.poll_told(cx, &mut arrived, &mut due)).await;
+            let (since, traced) = poll_fn(|cx| self.inbox.poll_told(cx, &mut arrived, &mut due)).await;
             for pump in arrived.drain(..) {
                 due.push(self.admit(pump));
             }
@@ -138,6 +164,10 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Driver<W> {
                 }
                 yield_now().await;
             }
+            if let Some(since) = since {
+                self.written.observe(since.elapsed());
+            }
+            drop(traced);
             due.clear();
             due.shrink_to(KEPT);
         }
@@ -162,16 +192,22 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Driver<W> {
 }
 
 impl<W> Inbox<W> {
-    /// Ready when there is anything: moves it into the two lists, which are empty.
-    fn poll_told(&self, cx: &Context<'_>, arrived: &mut Vec<WritePump<W>>, due: &mut Vec<usize>) -> Poll<()> {
+    /// Ready when there is anything: moves it into the two lists, which are empty, and tells since when pumps
+    /// are due, and whose spans end with them.
+    fn poll_told(
+        &self,
+        cx: &Context<'_>,
+        arrived: &mut Vec<WritePump<W>>,
+        due: &mut Vec<usize>,
+    ) -> Poll<(Option<Instant>, Vec<Arc<Span>>)> {
         let mut told = self.lock();
-        if told.arrived.is_empty() && told.due.is_empty() {
+        if told.arrived.is_empty() && told.due.is_empty() && told.traced.is_empty() {
             told.driver = Some(cx.waker().clone());
             return Poll::Pending;
         }
         std::mem::swap(&mut told.due, due);
         *arrived = std::mem::take(&mut told.arrived);
-        Poll::Ready(())
+        Poll::Ready((told.since.take(), std::mem::take(&mut told.traced)))
     }
 }
 
@@ -185,7 +221,7 @@ mod tests {
     const WAIT: Duration = Duration::from_secs(10);
 
     fn pumps() -> (Pumps<DuplexStream>, impl Future<Output = ()>) {
-        let (pumps, mut drivers) = Pumps::new(1, &CancellationToken::new());
+        let (pumps, mut drivers) = Pumps::new(1, &Latency::default(), &CancellationToken::new());
         (pumps, drivers.remove(0))
     }
 
@@ -228,6 +264,35 @@ mod tests {
             assert_eq!(got.len(), 1, "what fitted, and then the end: its half is closed");
         };
         driven(driver, test).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pass_is_timed_once_however_many_it_writes_to() {
+        let written = Latency::default();
+        let (pumps, mut drivers) = Pumps::new(1, &written, &CancellationToken::new());
+        let test = async {
+            let mut ends = Vec::new();
+            for _ in 0..300 {
+                let (near, far) = duplex(64);
+                let outbox = test_support::outbox();
+                pumps.start(near, outbox.clone(), WAIT);
+                ends.push((outbox, far));
+            }
+            // So that all of them wait for frames.
+            yield_now().await;
+            assert_eq!(written.count(), 0);
+            for passes in 1..=2 {
+                for (outbox, _) in &ends {
+                    outbox.push(frame::text(b"for all"));
+                }
+                for (_, far) in &mut ends {
+                    far.read_exact(&mut [0; 9]).await.unwrap();
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                assert_eq!(written.count(), passes);
+            }
+        };
+        driven(drivers.remove(0), test).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -31,6 +31,7 @@ use crate::{
     auth::{Claims, RoomClaims, UserId},
     authorize::Authorizer,
     connections::Connections,
+    deliveries::Deliveries,
     hub::{self, Hub},
     interest::{LinkId, PlacedLink, Placement},
     keys::{self, Keys},
@@ -61,9 +62,15 @@ impl Edge {
             join_timeout: Duration::from_secs(5),
             tail_bytes: 1 << 20,
             send_queue: 256,
-            clock: Clock::system(),
         };
-        let (hub, shards) = Hub::new(&settings, &connections.spread(), &metrics, &CancellationToken::new());
+        let (hub, shards) = Hub::new(
+            &settings,
+            &connections.spread(),
+            &Clock::system(),
+            &Deliveries::default(),
+            &metrics,
+            &CancellationToken::new(),
+        );
         for shard in shards {
             lifecycle.spawn(shard);
         }
@@ -75,7 +82,7 @@ impl Edge {
         let transport = Arc::new(upstream::Grpc::new(&discovery, None));
         let name = "edge-test".to_owned();
         let upstream = upstream::Settings { discovery, keys: keys.clone(), name, boot: 1, transport };
-        let (pumps, drivers) = Pumps::new(1, &CancellationToken::new());
+        let (pumps, drivers) = Pumps::new(1, &service::latency::Latency::default(), &CancellationToken::new());
         for driver in drivers {
             lifecycle.spawn(driver);
         }
@@ -457,7 +464,7 @@ async fn one_publication_to_a_thousand_members_is_one_encoding_and_a_thousand_wr
     }
     // Away with `joined`, which is each member's own.
     let counter = Counter::default();
-    let (pumps, drivers) = Pumps::new(1, &CancellationToken::new());
+    let (pumps, drivers) = Pumps::new(1, &service::latency::Latency::default(), &CancellationToken::new());
     for driver in drivers {
         edge.lifecycle.spawn(driver);
     }

@@ -76,18 +76,13 @@ impl Page {
 
 /// The frame of one publication, encoded as stored.
 pub(super) fn frame(room: &Room, epoch: &Epoch, seq: u64, entry: Bytes) -> Bytes {
-    frame_and_time(room, epoch, seq, entry).0
-}
-
-/// And when it was published, in Unix milliseconds.
-pub(super) fn frame_and_time(room: &Room, epoch: &Epoch, seq: u64, entry: Bytes) -> (Bytes, i64) {
     let entry = Entry::decode(entry).unwrap_or_else(|error| {
         // Broken in the store, the same for everybody; the others are still to be told apart by their numbers.
         tracing::error!(%room, seq, %error, "decode a publication");
         Entry { from: "@".to_owned(), body: Bytes::from_static(b"null"), ..Entry::default() }
     });
     let epoch = (seq == 1).then_some(epoch.as_str());
-    (Envelope { room, seq, epoch, entry: &entry }.frame(), entry.ts_ms)
+    Envelope { room, seq, epoch, entry: &entry }.frame()
 }
 
 #[cfg(test)]

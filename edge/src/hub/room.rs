@@ -12,6 +12,7 @@ use tokio::{sync::oneshot, time::Instant};
 use self::hand_out::hand;
 use super::{budget::Budget, members::Members, page, replay::Replay, tail::Tail};
 use crate::{
+    deliveries::{Deliveries, Delivery},
     interest::{LinkId, Placement},
     outbox::Outbox,
     protocol::{
@@ -104,6 +105,7 @@ pub(super) struct Cx<'a> {
     pub(super) budget: &'a mut Budget,
     /// A member's own moment to reload, from now.
     pub(super) after_ms: &'a mut dyn FnMut() -> u64,
+    pub(super) deliveries: &'a Deliveries,
     pub(super) slot: usize,
     /// The number of the last read of a history.
     pub(super) next_read: &'a mut u64,
@@ -114,8 +116,16 @@ pub(super) struct Cx<'a> {
 /// What members get next.
 #[derive(Debug)]
 enum Item {
-    Publication { position: Position, frame: Bytes },
-    Lost { position: Position, reason: LostReason },
+    /// With its span, if it is traced.
+    Publication {
+        position: Position,
+        frame: Bytes,
+        delivery: Option<Box<Delivery>>,
+    },
+    Lost {
+        position: Position,
+        reason: LostReason,
+    },
 }
 
 /// What became of publications that a link brought.
@@ -126,8 +136,6 @@ pub(super) struct Taken {
     pub(super) gap: bool,
     /// Too much waits to be handed out: the rest was dropped, and will be asked for.
     pub(super) full: bool,
-    /// When the last one to be handed out was published, in Unix milliseconds; 0 if there is none, or it does not tell.
-    pub(super) newest_ms: i64,
 }
 
 impl HubRoom {
@@ -222,13 +230,7 @@ impl HubRoom {
     }
 
     /// A run of publications, encoded as stored; asks again when it does not follow on what was received.
-    pub(super) fn publications(
-        &mut self,
-        epoch: &str,
-        first_seq: u64,
-        entries: &[Bytes],
-        placement: &Placement,
-    ) -> Taken {
+    pub(super) fn publications(&mut self, epoch: &str, first_seq: u64, entries: &[Bytes], cx: &Cx<'_>) -> Taken {
         let mut taken = Taken::default();
         for (seq, entry) in (first_seq..).zip(entries) {
             // Before the room's position is known there is nobody to deliver to.
@@ -259,25 +261,25 @@ impl HubRoom {
             received.seq = seq;
             let position = received.clone();
             taken.fresh += 1;
-            self.queue(position, entry, &mut taken.newest_ms);
+            self.queue(position, entry, cx.deliveries);
         }
         self.published = self.published.saturating_add(u32::try_from(taken.fresh).unwrap_or(u32::MAX));
         if taken.gap && !self.asked {
-            self.ask(placement);
+            self.ask(cx.placement);
         }
         taken
     }
 
-    fn queue(&mut self, position: Position, entry: &Bytes, newest_ms: &mut i64) {
+    fn queue(&mut self, position: Position, entry: &Bytes, deliveries: &Deliveries) {
         // With nobody to hand it to, it is handed out.
         if self.members.is_empty() && self.replay.is_none() && self.pending.is_empty() {
             self.handed = position;
             return;
         }
-        let (frame, ts_ms) = page::frame_and_time(&self.name, &position.epoch, position.seq, entry.clone());
-        *newest_ms = ts_ms;
+        let frame = page::frame(&self.name, &position.epoch, position.seq, entry.clone());
         self.pending_bytes += frame.len();
-        self.pending.push_back(Item::Publication { position, frame });
+        let delivery = deliveries.begin(entry);
+        self.pending.push_back(Item::Publication { position, frame, delivery });
     }
 
     pub(super) fn has_work(&self) -> bool {

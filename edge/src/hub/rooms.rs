@@ -20,6 +20,7 @@ use super::{
     room::{Cx, HubRoom, Taken, Waiting},
 };
 use crate::{
+    deliveries::Deliveries,
     interest::{LinkId, Placement},
     outbox::Outbox,
     protocol::server::LostReason,
@@ -55,6 +56,7 @@ pub(super) struct Rooms {
     /// Frames handed out between two yields, whatever rooms they are of: half of what one client may have waiting.
     slice: usize,
     after_ms: Box<dyn FnMut() -> u64 + Send>,
+    pub(super) deliveries: Deliveries,
 }
 
 /// What a walk did.
@@ -93,6 +95,7 @@ impl Rooms {
             next_read: 0,
             slice: send_queue.div_ceil(2),
             after_ms,
+            deliveries: Deliveries::default(),
         }
     }
 
@@ -166,7 +169,7 @@ impl Rooms {
     }
 
     pub(super) fn publications(&mut self, room: &str, epoch: &str, first_seq: u64, entries: &[Bytes]) -> Taken {
-        self.with(room, |state, cx| state.publications(epoch, first_seq, entries, cx.placement)).unwrap_or_default()
+        self.with(room, |state, cx| state.publications(epoch, first_seq, entries, cx)).unwrap_or_default()
     }
 
     /// Asks again for everything after where the room stands: something was dropped on the way here.
@@ -320,6 +323,7 @@ impl Rooms {
             placement: &self.placement,
             budget: &mut self.budget,
             after_ms: &mut *self.after_ms,
+            deliveries: &self.deliveries,
             slot,
             next_read: &mut self.next_read,
             replayed: 0,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use proto::{Position, Room, wire::ReadResult};
+use proto::{Position, Room, Stamp, wire::ReadResult};
 use service::Clock;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
@@ -119,9 +119,9 @@ pub(super) struct Shard {
     pub(super) rooms: Rooms,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) overflow: Arc<Overflow>,
+    pub(super) clock: Clock,
     pub(super) metrics: Arc<Metrics>,
     pub(super) counted: Counted,
-    pub(super) clock: Clock,
     /// Since the last census.
     pub(super) ages: Ages,
 }
@@ -203,9 +203,8 @@ impl Shard {
                 self.metrics.duplicates.inc_by(taken.duplicates as u64);
                 self.metrics.gaps.inc_by(taken.gap.into());
                 self.metrics.room_full.inc_by(taken.full.into());
-                if taken.newest_ms > 0 {
-                    self.ages.count(self.clock.unix_ms() - taken.newest_ms);
-                }
+                // What is had already comes first, and what had no place last.
+                self.count_ages(entries.get(taken.duplicates..).unwrap_or_default().iter().take(taken.fresh));
             }
             Command::Lost { from, room, position, reason, after } => {
                 // What comes before it may not have found place here: then it says too much.
@@ -228,6 +227,16 @@ impl Shard {
                 census.ages.add(std::mem::take(&mut self.ages));
                 let next = self.rooms.look(from, &mut census);
                 let _ = done.send((census, next));
+            }
+        }
+    }
+
+    fn count_ages<'a>(&self, fresh: impl ExactSizeIterator<Item = &'a Bytes>) {
+        if fresh.len() > 0 {
+            let now_ms = self.clock.unix_ms();
+            for stamp in fresh.filter_map(|entry| Stamp::of(entry)) {
+                self.metrics.received.observe_ms(stamp.ts_ms, now_ms);
+                self.ages.count(now_ms - stamp.ts_ms);
             }
         }
     }

@@ -8,10 +8,10 @@ use std::{
 
 use hashbrown::HashMap;
 use proto::{Room, wire};
-use service::{RandomState, limit};
+use service::{RandomState, limit, traces::Traces};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
-use super::End;
+use super::{End, traced::Traced};
 use crate::{
     defaults::{LINK_MESSAGE_BYTES, LINK_QUEUE_BYTES, LINK_QUEUE_CONTROLS, LINK_QUEUE_ITEMS},
     metrics::Metrics,
@@ -52,7 +52,7 @@ pub(crate) struct Queue {
     metrics: Arc<Metrics>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     messages: VecDeque<Message>,
     total: Share,
@@ -61,6 +61,7 @@ struct Inner {
     /// Bit n: shard n was refused and waits.
     waiting: u64,
     ended: Ended,
+    traced: Traced,
 }
 
 /// Whether it still takes anything in.
@@ -102,8 +103,17 @@ impl Share {
 }
 
 impl Queue {
-    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { inner: Mutex::default(), ready: Notify::new(), metrics }
+    pub(super) fn new(metrics: Arc<Metrics>, traces: Traces) -> Self {
+        let inner = Inner {
+            messages: VecDeque::new(),
+            total: Share::default(),
+            shares: HashMap::default(),
+            controls: 0,
+            waiting: 0,
+            ended: Ended::No,
+            traced: Traced::new(traces),
+        };
+        Self { inner: Mutex::new(inner), ready: Notify::new(), metrics }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -136,6 +146,7 @@ impl Queue {
         }
         inner.total = total;
         *inner.shares.entry_ref(room).or_default() = of_room;
+        inner.traced.queued(room, &run);
         inner.append(room, run);
         drop(inner);
         self.metrics.link_queue_items.inc_by(signed(size.items));
@@ -186,6 +197,7 @@ impl Queue {
             let total = inner.total;
             inner.messages.clear();
             inner.shares.clear();
+            inner.traced.clear();
             inner.total = Share::default();
             drop(inner);
             self.gauge_out(total);
@@ -225,6 +237,7 @@ impl Queue {
                     let share = Share::of(run);
                     taken.add(share);
                     inner.release(room, share);
+                    inner.traced.taken(room, run);
                 }
             }
             into.push_back(message);

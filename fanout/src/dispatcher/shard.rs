@@ -1,10 +1,15 @@
 //! One shard: the only owner of its rooms.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
+use bytes::Bytes;
 use hashbrown::HashMap;
-use proto::{Position, Room};
-use service::RandomState;
+use proto::{Position, Room, Stamp};
+use service::{Clock, RandomState, traces::Traces};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -12,7 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Interest, Wish,
+    Instruments, Interest, Wish,
     catch_up::Turns,
     inbox::{Batch, Inbox},
     member::Member,
@@ -80,6 +85,8 @@ pub(super) struct Shard {
     pub(super) turns: HashMap<AttachmentId, Turns, RandomState>,
     pub(super) metrics: Arc<Metrics>,
     inbox: Arc<Inbox>,
+    clock: Clock,
+    traces: Traces,
     serial: u64,
     /// Rooms nobody wants any more, by the time they are given up.
     unwanted: VecDeque<(Instant, Room, u64)>,
@@ -93,9 +100,10 @@ impl Shard {
         index: usize,
         broker: Arc<dyn Broker>,
         inbox: Arc<Inbox>,
-        metrics: Arc<Metrics>,
+        instruments: Instruments,
         sweep: Sweep,
     ) -> Self {
+        let Instruments { clock, metrics, traces } = instruments;
         Self {
             index,
             routing: Routing::default(),
@@ -103,6 +111,8 @@ impl Shard {
             turns: HashMap::default(),
             metrics,
             inbox,
+            clock,
+            traces,
             serial: 0,
             unwanted: VecDeque::new(),
             sweep,
@@ -139,25 +149,35 @@ impl Shard {
         if batch.reset {
             self.compare_all();
         }
+        let mut now_ms = self.clock.unix_ms();
         for (count, announcement) in batch.announcements.into_iter().enumerate() {
-            self.announced(&announcement.room, &announcement.position, announcement.entry);
+            self.announced(&announcement.room, &announcement.position, announcement.entry, now_ms);
             if count % YIELD_AFTER == YIELD_AFTER - 1 {
                 tokio::task::yield_now().await;
+                now_ms = self.clock.unix_ms();
             }
         }
         for (room, position) in batch.overflow {
-            self.announced(&room, &position, None);
+            self.announced(&room, &position, None, now_ms);
         }
         for id in batch.awake {
             self.take_turns(id);
         }
     }
 
-    fn announced(&mut self, room: &Room, position: &Position, entry: Option<bytes::Bytes>) {
+    fn announced(&mut self, room: &Room, position: &Position, entry: Option<Bytes>, now_ms: i64) {
         if let Some(found) = self.routing.get_mut(room) {
+            let mut span = None;
+            if let Some(stamp) = entry.as_deref().and_then(Stamp::of) {
+                self.metrics.announced.observe_ms(stamp.ts_ms, now_ms);
+                let since = time_of(stamp.ts_ms.min(now_ms));
+                span = self.traces.parent(stamp.traceparent).map(|parent| parent.span_since("announce", since));
+            }
             found.data.heard = true;
             let effects = found.data.state.announced(position, entry);
             self.apply(room, effects);
+            // It is with the links, or held until what comes before it is.
+            drop(span);
         }
     }
 
@@ -320,4 +340,8 @@ impl Shard {
             self.take_turns(id);
         }
     }
+}
+
+fn time_of(unix_ms: i64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(unix_ms).unwrap_or(0))
 }

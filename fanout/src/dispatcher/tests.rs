@@ -42,8 +42,10 @@ impl World {
         let minute = Duration::from_mins(1);
         let keep = Keep { history_size, history_ttl: minute, dedup_window: minute };
         let broker: Arc<dyn Broker> = Arc::new(Memory::new(keep, Clock::system(), Arc::new(dispatcher.clone())));
-        shards.spawn(&broker, Duration::from_secs(15), &metrics, &lifecycle, &end);
-        let attachments = Attachments::new(dispatcher.clone(), Arc::clone(&metrics));
+        let (clock, traces) = (Clock::system(), Traces::default());
+        let instruments = Instruments { clock, metrics: Arc::clone(&metrics), traces: traces.clone() };
+        shards.spawn(&broker, Duration::from_secs(15), &instruments, &lifecycle, &end);
+        let attachments = Attachments::new(dispatcher.clone(), Arc::clone(&metrics), traces);
         Self { lifecycle, end, dispatcher, broker, metrics, attachments }
     }
 

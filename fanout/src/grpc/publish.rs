@@ -20,9 +20,9 @@ use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 use super::status;
 use crate::{
     auth::{ApiKeys, Caller},
-    broker::{PageLimit, Pending, ReadFrom, Receipt},
+    broker::{PageLimit, ReadFrom, Receipt, StoreError},
     defaults::{API_DEADLINE, HOLD, MAX_ROOMS},
-    publishing::{Offer, PublishError, Publishing, publications},
+    publishing::{Accepted, Begun, Offer, PublishError, Publishing, publications},
 };
 
 /// Publications of one answer to `History`, at most and if not said.
@@ -56,12 +56,9 @@ impl PublisherService {
 
     async fn publish_one(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
         let from = self.publisher(request.metadata())?;
-        let trace = request.metadata().get("traceparent").and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let mut request = request.into_inner();
-        if request.traceparent.is_empty() {
-            request.traceparent = trace.unwrap_or_default();
-        }
-        let pending = self.publishing.publish_held(offer(&from, &request), Instant::now() + HOLD).await;
+        let (metadata, _, request) = request.into_parts();
+        let begun = self.publishing.begin(traceparent(&request.traceparent, &metadata));
+        let pending = self.held(&from, &request, begun).await;
         let receipt = settle(&self.publishing, pending).await?;
         Ok(Response::new(response(receipt)))
     }
@@ -71,22 +68,29 @@ impl PublisherService {
         request: Request<PublishManyRequest>,
     ) -> Result<Response<PublishManyResponse>, Status> {
         let from = self.publisher(request.metadata())?;
-        let PublishManyRequest { rooms, body, key, traceparent } = request.into_inner();
+        let (metadata, _, PublishManyRequest { rooms, body, key, traceparent: trace }) = request.into_parts();
         if rooms.len() > MAX_ROOMS {
             return Err(status::invalid(format!("at most {MAX_ROOMS} rooms in one call")));
         }
+        // Of all together.
         let until = Instant::now() + HOLD;
         let mut offered = Vec::with_capacity(rooms.len());
         for room in rooms {
-            let (body, key, traceparent) = (body.clone(), key.clone(), traceparent.clone());
-            let request = PublishRequest { room, body, key, traceparent };
-            offered.push(self.publishing.publish_held(offer(&from, &request), until).await);
+            let begun = self.publishing.begin(traceparent(&trace, &metadata));
+            let (body, key) = (body.clone(), key.clone());
+            let request = PublishRequest { room, body, key, traceparent: String::new() };
+            offered.push(self.publishing.publish_held(offer(&from, &request, begun), until).await);
         }
         let mut results = Vec::with_capacity(offered.len());
         for pending in offered {
             results.push(result(settle(&self.publishing, pending).await));
         }
         Ok(Response::new(PublishManyResponse { results }))
+    }
+
+    async fn held(&self, from: &Arc<str>, request: &PublishRequest, begun: Begun) -> Result<Accepted, PublishError> {
+        let until = begun.since + HOLD;
+        self.publishing.publish_held(offer(from, request, begun), until).await
     }
 
     async fn read(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
@@ -143,25 +147,34 @@ impl Publisher for PublisherService {
     }
 }
 
+/// The W3C trace context of the request, else of its call.
+fn traceparent<'a>(of_request: &'a str, metadata: &'a MetadataMap) -> &'a str {
+    let of_call = || metadata.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if of_request.is_empty() { of_call() } else { of_request }
+}
+
 /// A `seq` that no sum overflows.
 fn bounded(position: Position) -> Position {
     Position { seq: position.seq.min(1 << 53), ..position }
 }
 
-fn offer<'a>(from: &Arc<str>, request: &'a PublishRequest) -> Offer<'a> {
+fn offer<'a>(from: &Arc<str>, request: &'a PublishRequest, begun: Begun) -> Offer<'a> {
     Offer {
         room: &request.room,
         from: Arc::clone(from),
         body: request.body.clone(),
         key: &request.key,
         edge_key_ttl: None,
-        traceparent: &request.traceparent,
+        begun,
         deadline: API_DEADLINE,
     }
 }
 
 /// Waits for the receipt, and counts it.
-async fn settle(publishing: &Publishing, pending: Result<Pending, PublishError>) -> Result<Receipt, PublishError> {
+async fn settle(
+    publishing: &Publishing,
+    pending: Result<impl Future<Output = Result<Receipt, StoreError>>, PublishError>,
+) -> Result<Receipt, PublishError> {
     let result = pending?.await;
     publishing.metrics.published(&result);
     result.map_err(PublishError::Store)

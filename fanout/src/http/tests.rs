@@ -6,7 +6,7 @@ use axum::{
 };
 use http_body_util::BodyExt as _;
 use serde_json::Value;
-use service::Clock;
+use service::{Clock, traces::Traces};
 use tower::ServiceExt as _;
 
 use super::*;
@@ -27,9 +27,10 @@ async fn ask(outcome: Result<u64, StoreError>, head: &str, body: &'static str) -
             broker: Arc::new(Scripted::new(outcome)),
             clock: Clock::system(),
             metrics: Arc::clone(&metrics),
+            traces: Traces::default(),
             max_body: 64 << 10,
         },
-        attachments: Attachments::new(dispatcher, metrics),
+        attachments: Attachments::new(dispatcher, metrics, Traces::default()),
         rates: Rates::default(),
         streams: Streams::default(),
         drain: CancellationToken::new(),

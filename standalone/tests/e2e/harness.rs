@@ -4,6 +4,7 @@
 mod backend;
 mod binaries;
 mod client;
+mod collector;
 mod issuer;
 mod opening;
 mod process;
@@ -21,6 +22,7 @@ pub(crate) use self::{
     backend::{Backend, Question, Reply},
     binaries::{repository, workspace_binary},
     client::{Client, Message},
+    collector::{Collector, Span},
     issuer::{Issuer, SigningKey},
     opening::Opening,
     process::{Process, free_port, run},

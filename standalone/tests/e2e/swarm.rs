@@ -71,6 +71,8 @@ struct World {
 pub(crate) struct Returns {
     /// From the attempt to connect until caught up, of each return, in milliseconds.
     pub(crate) replays_ms: Vec<u32>,
+    /// Each return from a connection that ended.
+    pub(crate) offline: Vec<Offline>,
     /// Publications missed and read back.
     pub(crate) missed: u64,
     /// Returns that were cut before they had caught up.
@@ -79,6 +81,14 @@ pub(crate) struct Returns {
     pub(crate) refused: u64,
     /// Joins and broadcasts that were answered with an error to be repeated.
     pub(crate) repeated: u64,
+}
+
+/// A client without a connection, until it was back with all that it had missed.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Offline {
+    /// When its connection ended, in Unix milliseconds.
+    pub(crate) since_ms: i64,
+    pub(crate) for_ms: u32,
 }
 
 /// How it was.
@@ -214,6 +224,7 @@ impl Report {
         self.delivered += other.delivered;
         let (ours, theirs) = (&mut self.returns, other.returns);
         ours.replays_ms.extend(theirs.replays_ms);
+        ours.offline.extend(theirs.offline);
         ours.missed += theirs.missed;
         ours.unfinished += theirs.unfinished;
         ours.refused += theirs.refused;

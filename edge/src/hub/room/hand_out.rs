@@ -42,7 +42,11 @@ impl HubRoom {
             queued += hand(&self.name, &self.slice, member, cx.after_ms);
         }
         if !self.members.is_walking() {
-            self.slice.clear();
+            for item in self.slice.drain(..) {
+                if let Item::Publication { delivery: Some(delivery), .. } = item {
+                    cx.deliveries.handed_out(delivery);
+                }
+            }
             if self.pending.is_empty() {
                 // Bursts give their memory back.
                 self.slice.shrink_to(4);

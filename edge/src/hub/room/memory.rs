@@ -10,7 +10,7 @@ impl HubRoom {
     /// The item is about to be handed out: the room stands after it, and its tail ends with it.
     pub(super) fn extend_tail(&mut self, item: &Item, cx: &mut Cx<'_>) {
         match item {
-            Item::Publication { position, frame } => {
+            Item::Publication { position, frame, .. } => {
                 if self.tail.as_ref().is_none_or(|tail| tail.end() != self.handed) {
                     self.drop_tail(cx);
                 }

@@ -9,7 +9,7 @@ fn run(first_seq: u64, sizes: &[usize]) -> Run {
 }
 
 fn queue() -> Queue {
-    Queue::new(Arc::new(Metrics::default()))
+    Queue::new(Arc::new(Metrics::default()), Traces::default())
 }
 
 fn room(name: &str) -> Room {

@@ -17,10 +17,10 @@ use tokio::{
 
 use crate::{
     attachments::Control,
-    broker::{Pending, StoreError},
+    broker::StoreError,
     defaults::{EDGE_KEY_GRACE, HOLD, STREAM_PUBLISH_BYTES},
     grpc::status,
-    publishing::{Offer, PublishError, Publishing},
+    publishing::{Accepted, Begun, Offer, PublishError, Publishing},
 };
 
 /// Longest deadline of a broadcast, and that of one without.
@@ -36,6 +36,7 @@ pub(super) enum Answer {
 struct Waiting {
     publish: LinkPublish,
     permit: OwnedSemaphorePermit,
+    begun: Begun,
     until: Instant,
 }
 
@@ -68,13 +69,14 @@ impl Publishes {
             let result = Outcome::Error(status::link_busy());
             return Some(Answer::Now(Control { kind: receipt(publish.id, result), permit: None }));
         };
+        let begun = self.publishing.begin(&publish.traceparent);
         if !self.waiting.contains_key(&publish.room) {
-            let result = self.offer(&publish);
+            let result = self.offer(&publish, begun.clone());
             if !matches!(result, Err(PublishError::Store(StoreError::Busy))) {
                 return Some(self.answer(publish.id, result, permit));
             }
         }
-        self.wait(publish, permit);
+        self.wait(publish, permit, begun);
         None
     }
 
@@ -84,7 +86,7 @@ impl Publishes {
         let now = Instant::now();
         for (room, mut queue) in std::mem::take(&mut self.waiting) {
             while let Some(first) = queue.front() {
-                let result = self.offer(&first.publish);
+                let result = self.offer(&first.publish, first.begun.clone());
                 if matches!(result, Err(PublishError::Store(StoreError::Busy))) && now < first.until {
                     break;
                 }
@@ -99,16 +101,16 @@ impl Publishes {
         answers
     }
 
-    fn wait(&mut self, mut publish: LinkPublish, permit: OwnedSemaphorePermit) {
+    fn wait(&mut self, mut publish: LinkPublish, permit: OwnedSemaphorePermit, begun: Begun) {
         // What came in is part of a larger block, which is not to be kept.
         publish.body = Bytes::copy_from_slice(&publish.body);
         self.bytes += publish.body.len();
-        let until = Instant::now() + deadline(&publish).min(HOLD);
+        let until = begun.since + deadline(&publish).min(HOLD);
         let room = publish.room.clone();
-        self.waiting.entry(room).or_default().push_back(Waiting { publish, permit, until });
+        self.waiting.entry(room).or_default().push_back(Waiting { publish, permit, begun, until });
     }
 
-    fn offer(&self, publish: &LinkPublish) -> Result<Pending, PublishError> {
+    fn offer(&self, publish: &LinkPublish, begun: Begun) -> Result<Accepted, PublishError> {
         let deadline = deadline(publish);
         self.publishing.broadcast(Offer {
             room: &publish.room,
@@ -116,12 +118,12 @@ impl Publishes {
             body: publish.body.clone(),
             key: &publish.key,
             edge_key_ttl: publish.key_is_ours.then_some(deadline + EDGE_KEY_GRACE),
-            traceparent: &publish.traceparent,
+            begun,
             deadline,
         })
     }
 
-    fn answer(&self, id: u64, result: Result<Pending, PublishError>, permit: OwnedSemaphorePermit) -> Answer {
+    fn answer(&self, id: u64, result: Result<Accepted, PublishError>, permit: OwnedSemaphorePermit) -> Answer {
         let pending = match result {
             Ok(pending) => pending,
             Err(error) => {

@@ -10,10 +10,10 @@ use tonic::{Status, Streaming};
 
 use super::{offer, result, settle};
 use crate::{
-    broker::{Pending, Receipt, StoreError},
+    broker::{Receipt, StoreError},
     defaults::{BUSY_PAUSE, STREAM_PUBLISH_BYTES, STREAM_PUBLISHES},
     grpc::status,
-    publishing::{PublishError, Publishing},
+    publishing::{Accepted, Begun, PublishError, Publishing},
 };
 
 /// One stream's state.
@@ -22,13 +22,20 @@ struct Results {
     from: Arc<str>,
     requests: Streaming<PublishRequest>,
     /// Offered, with the bytes each holds.
-    offered: VecDeque<(Result<Pending, PublishError>, usize)>,
+    offered: VecDeque<(Result<Accepted, PublishError>, usize)>,
     bytes: usize,
-    /// Taken from the stream, but the queue was full; and when to offer it again.
-    refused: Option<(PublishRequest, Instant)>,
+    /// Taken from the stream, but the queue was full.
+    refused: Option<Refused>,
     ended: bool,
     /// The node drains: no more is read, what was is answered, and the client told.
     drain: CancellationToken,
+}
+
+/// One that is to be offered again.
+struct Refused {
+    request: PublishRequest,
+    begun: Begun,
+    again: Instant,
 }
 
 pub(super) fn results(
@@ -57,23 +64,26 @@ impl Results {
                 && self.refused.is_none()
                 && self.offered.len() < STREAM_PUBLISHES
                 && self.bytes < STREAM_PUBLISH_BYTES;
-            let again = self.refused.as_ref().map(|(_, at)| *at);
+            let again = self.refused.as_ref().map(|refused| refused.again);
             tokio::select! {
                 biased;
                 request = self.requests.message(), if more => match request.map_err(status::of_requests)? {
-                    Some(request) => self.offer(request),
+                    Some(request) => {
+                        let begun = self.publishing.begin(&request.traceparent);
+                        self.offer(request, begun);
+                    }
                     None => self.ended = true,
                 },
                 result = first(&mut self.offered), if !self.offered.is_empty() => {
                     if let Some((_, bytes)) = self.offered.pop_front() {
                         self.bytes -= bytes;
                     }
-                    return Ok(Some(settle(&self.publishing, result.map(Pending::Ready)).await));
+                    return Ok(Some(settle(&self.publishing, result.map(std::future::ready)).await));
                 }
                 // Before anything newer: requests to one room are stored in order.
                 () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {
-                    if let Some((request, _)) = self.refused.take() {
-                        self.offer(request);
+                    if let Some(Refused { request, begun, .. }) = self.refused.take() {
+                        self.offer(request, begun);
                     }
                 }
                 () = self.drain.cancelled(), if !self.ended => self.ended = true,
@@ -82,11 +92,11 @@ impl Results {
         }
     }
 
-    fn offer(&mut self, request: PublishRequest) {
-        let pending = self.publishing.publish(offer(&self.from, &request));
+    fn offer(&mut self, request: PublishRequest, begun: Begun) {
+        let pending = self.publishing.publish(offer(&self.from, &request, begun.clone()));
         if matches!(pending, Err(PublishError::Store(StoreError::Busy))) {
             self.publishing.metrics.stream_full.inc();
-            self.refused = Some((request, Instant::now() + BUSY_PAUSE));
+            self.refused = Some(Refused { request, begun, again: Instant::now() + BUSY_PAUSE });
         } else {
             let bytes = request.body.len();
             self.bytes += bytes;
@@ -97,7 +107,7 @@ impl Results {
 
 /// The result of the oldest, left in place. Cancel-safe.
 async fn first(
-    offered: &mut VecDeque<(Result<Pending, PublishError>, usize)>,
+    offered: &mut VecDeque<(Result<Accepted, PublishError>, usize)>,
 ) -> Result<Result<Receipt, StoreError>, PublishError> {
     poll_fn(|cx| match offered.front_mut() {
         Some((Ok(pending), _)) => std::pin::Pin::new(pending).poll(cx).map(Ok),

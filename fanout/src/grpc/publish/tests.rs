@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use service::Clock;
+use service::{Clock, traces::Traces};
 use tonic::Code;
 
 use super::*;
@@ -10,8 +10,13 @@ use crate::broker::{StoreError, scripted::Scripted};
 
 fn service(outcome: Result<u64, StoreError>) -> (PublisherService, Arc<Scripted>) {
     let broker = Arc::new(Scripted::new(outcome));
-    let publishing =
-        Publishing { broker: broker.clone(), clock: Clock::system(), metrics: Arc::default(), max_body: 64 << 10 };
+    let publishing = Publishing {
+        broker: broker.clone(),
+        clock: Clock::system(),
+        metrics: Arc::default(),
+        traces: Traces::default(),
+        max_body: 64 << 10,
+    };
     (PublisherService { keys: ApiKeys::default(), publishing, drain: CancellationToken::new() }, broker)
 }
 

@@ -4,10 +4,11 @@ use proto::Position;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
+use service::Clock;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
-    World,
+    Offline, World,
     ledger::{Publication, Source},
     socket::{Incoming, Socket},
     status::Status,
@@ -29,6 +30,8 @@ pub(super) struct Client {
     reconnect_ms: u64,
     /// Since when it tries to be back.
     returning: Option<Instant>,
+    /// When its last connection ended, until it is back: for durations, and in Unix milliseconds.
+    lost: Option<(Instant, i64)>,
 }
 
 /// A room it wants to be in.
@@ -99,7 +102,7 @@ impl Client {
         let token = Token::of(&user).sign();
         let broadcast = Broadcast { at: None, pending: None, attempts: 0 };
         let random = StdRng::from_rng(&mut rand::rng());
-        Self { number, user, token, world, random, seats, broadcast, reconnect_ms: 0, returning: None }
+        Self { number, user, token, world, random, seats, broadcast, reconnect_ms: 0, returning: None, lost: None }
     }
 
     fn status(&self) -> &Status {
@@ -122,6 +125,7 @@ impl Client {
                 self.status().connected(edge);
                 let end = self.live(socket).await;
                 self.status().disconnected();
+                self.lost.get_or_insert_with(|| (Instant::now(), Clock::system().unix_ms()));
                 sleep(self.offline(&end)).await;
             } else {
                 avoid = Some(edge);
@@ -311,8 +315,11 @@ impl Client {
         if self.seats.iter().all(back) {
             self.returning = None;
             if self.status().connections() > 1 {
-                let took = u32::try_from(since.elapsed().as_millis()).unwrap();
-                self.world.returns.lock().unwrap().replays_ms.push(took);
+                let ms = |since: Instant| u32::try_from(since.elapsed().as_millis()).unwrap();
+                let offline = self.lost.take().map(|(since, since_ms)| Offline { since_ms, for_ms: ms(since) });
+                let mut returns = self.world.returns.lock().unwrap();
+                returns.replays_ms.push(ms(since));
+                returns.offline.extend(offline);
             }
         }
     }

@@ -23,6 +23,7 @@ enum Order {
     Start { plan: Plan, edges: Vec<SocketAddr>, apis: Vec<SocketAddr> },
     Publish,
     SetEdges(Vec<SocketAddr>),
+    SetApis(Vec<SocketAddr>),
     CaughtUp(Duration),
     Finish(Duration),
 }
@@ -62,6 +63,11 @@ impl Workers {
     /// As [`Swarm::set_edges`].
     pub(crate) async fn set_edges(&mut self, edges: Vec<SocketAddr>) {
         self.order_all(Order::SetEdges(edges), Duration::ZERO).await;
+    }
+
+    /// As [`Swarm::set_apis`].
+    pub(crate) async fn set_apis(&mut self, apis: Vec<SocketAddr>) {
+        self.order_all(Order::SetApis(apis), Duration::ZERO).await;
     }
 
     /// As [`Swarm::caught_up`].
@@ -124,6 +130,7 @@ async fn process() {
             (Order::Start { plan, edges, apis }, _) => swarm = Some(Swarm::start(&plan, edges, &apis)),
             (Order::Publish, Some(swarm)) => swarm.publish(),
             (Order::SetEdges(edges), Some(swarm)) => swarm.set_edges(edges),
+            (Order::SetApis(apis), Some(swarm)) => swarm.set_apis(&apis),
             (Order::CaughtUp(limit), Some(swarm)) => swarm.caught_up(limit).await,
             (Order::Finish(limit), _) => report = Some(swarm.take().unwrap().finish(limit).await),
             (order, None) => panic!("{order:?} before the start"),
