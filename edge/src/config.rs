@@ -151,12 +151,12 @@ impl Config {
             write_wait: self.flags.write_wait,
             max_age: (!self.flags.max_connection_age.is_zero()).then_some(self.flags.max_connection_age),
             max_message_bytes: self.flags.max_message_bytes,
-            session: session::Settings {
+            session: Arc::new(session::Settings {
                 max_rooms: self.flags.max_rooms_per_connection,
                 publish_timeout: self.flags.publish_timeout,
                 rate: self.flags.client_rate,
                 burst: self.flags.client_burst,
-            },
+            }),
         }
     }
 

@@ -5,6 +5,7 @@
 //! The end has two forms. Either we close: the outbox is finished, the close frame goes out behind what is queued, and
 //! we read on until the peer's, so that the code arrives rather than a reset. Or the peer does: its code is echoed.
 
+mod boundary;
 mod context;
 mod conversation;
 mod heartbeat;
@@ -16,7 +17,7 @@ mod socket_writer;
 mod tests;
 mod write_pump;
 
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::{io::AsyncRead, time::timeout};
 
@@ -38,44 +39,69 @@ enum Ended {
 
 /// Runs a connection to its end, its write pump having been started. `leftover`: what the client sent right behind its
 /// request for the upgrade.
-pub async fn run<R>(reader: R, leftover: &[u8], guest: Guest, outbox: Arc<Outbox>, context: Arc<Context>)
+///
+/// The future is what an idle connection costs. A future has a place for each value that is moved into it or within it,
+/// and for each that it waits for; so what is large, or there only at times, is boxed.
+pub fn run<R>(
+    reader: R,
+    leftover: &[u8],
+    guest: Guest,
+    outbox: Arc<Outbox>,
+    context: Arc<Context>,
+) -> impl Future<Output = ()> + Send + use<R>
 where
-    R: AsyncRead + Unpin,
+    R: AsyncRead + Unpin + Send,
 {
-    let settings = &context.settings;
-    let reader = ReadPump::new(reader, leftover, settings.max_message_bytes);
-    let mut conversation = Conversation::new(reader, guest, outbox.clone(), context.clone());
+    let reader = ReadPump::new(reader, leftover, context.settings.max_message_bytes);
+    run_to_end(Box::new(Conversation::new(reader, guest, outbox, context)))
+}
+
+async fn run_to_end<R>(mut conversation: Box<Conversation<R>>)
+where
+    R: AsyncRead + Unpin + Send,
+{
+    let (outbox, context) = (conversation.outbox.clone(), conversation.context.clone());
     let ended = tokio::select! {
         reason = outbox.ended() => Ended::Writing(reason),
         reason = conversation.run() => Ended::Conversation(reason),
     };
     let reason = match ended {
+        Ended::Conversation(CloseReason::Gone) => CloseReason::Gone,
+        ended => Box::pin(close(ended, &mut conversation.reader, &outbox, context.settings.write_wait)).await,
+    };
+    // Whoever still holds the handle need not fill it.
+    outbox.queue().cut(CloseReason::Gone);
+    Box::pin(conversation.leave_all()).await;
+    context.metrics.closed(reason);
+    tracing::debug!(user = outbox.user(), reason = reason.label(), "connection closed");
+}
+
+/// The close handshake; why the connection closed.
+async fn close<R>(ended: Ended, reader: &mut ReadPump<R>, outbox: &Outbox, write_wait: Duration) -> CloseReason
+where
+    R: AsyncRead + Unpin,
+{
+    match ended {
         Ended::Writing(reason) => {
             // The peer may never answer.
-            let _ = timeout(settings.write_wait, drain(&mut conversation.reader, reason)).await;
+            let _ = timeout(write_wait, drain(reader, reason)).await;
             reason
         }
-        Ended::Conversation(CloseReason::Gone) => CloseReason::Gone,
         Ended::Conversation(reason) => {
             outbox.finish(reason);
             // Reading on meanwhile, so that a peer that is writing is not stuck.
-            let mut draining = pin!(drain(&mut conversation.reader, reason));
+            let mut draining = pin!(drain(reader, reason));
             tokio::select! {
                 biased;
                 // If the outbox was closed before, that reason stands.
                 reason = outbox.ended() => {
-                    let _ = timeout(settings.write_wait, draining).await;
+                    let _ = timeout(write_wait, draining).await;
                     reason
                 }
                 () = &mut draining => outbox.ended().await,
             }
         }
-    };
-    // Whoever still holds the handle need not fill it.
-    outbox.queue().cut(CloseReason::Gone);
-    conversation.leave_all().await;
-    context.metrics.closed(reason);
-    tracing::debug!(user = outbox.user(), reason = reason.label(), "connection closed");
+    }
 }
 
 /// Runs a connection whose outbox was finished before it began: what is queued is sent, and the peer closes.

@@ -12,10 +12,15 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::Response,
 };
+use futures_util::FutureExt as _;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use service::Lifecycle;
-use tokio::{net::TcpStream, sync::Semaphore};
-use tokio_util::task::TaskTracker;
+use tokio::{
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use crate::{
     auth::{Claims, Origins, TokenError},
@@ -73,17 +78,14 @@ impl Gate {
         };
         let auto_join = !query_has(&request, "auto_join", "false");
         let upgraded = hyper::upgrade::on(&mut request);
-        let (context, pumps, lifecycle) = (self.context.clone(), self.pumps.clone(), self.lifecycle.clone());
-        let tracked = self.sockets.token();
+        let token = token.filter(|_| self.context.authorizer.shows_tokens());
+        let guest = verified.map(|claims| guest(claims, token.as_deref(), auto_join));
+        let opening = Opening { guest, place, farewell, tracked: self.sockets.token(), gate: self.clone() };
         self.lifecycle.spawn(async move {
             match upgraded.await {
-                Ok(upgraded) => {
-                    let guest = verified.map(|claims| guest(claims, token.as_deref(), auto_join));
-                    serve(upgraded, guest, place, context, &pumps, &lifecycle).await;
-                }
+                Ok(upgraded) => opening.open(upgraded),
                 Err(error) => tracing::debug!(%error, "upgrade a connection"),
             }
-            drop((tracked, farewell));
         });
         Ok(handshake.response())
     }
@@ -131,45 +133,54 @@ fn guest(claims: Claims, token: Option<&str>, auto_join: bool) -> Guest {
     Guest { id: id.into(), claims: Arc::new(claims), token: token.unwrap_or_default().into(), auto_join }
 }
 
-/// Runs the socket to its end. Without a guest, a browser is told by the socket why it is refused, since it cannot see
-/// a status.
-async fn serve(
-    upgraded: hyper::upgrade::Upgraded,
+/// A socket that is about to be the client's.
+struct Opening {
+    /// Without one, a browser is told by the socket why it is refused, since it cannot see a status.
     guest: Result<Guest, Refusal>,
-    mut place: Place,
-    context: Arc<Context>,
-    pumps: &Pumps,
-    lifecycle: &Lifecycle,
-) {
-    // Our accept loop serves nothing else.
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-        tracing::error!("an upgraded connection is not a TCP stream");
-        return;
-    };
-    let (reader, writer) = parts.io.into_inner().into_split();
-    let writer = SocketWriter::new(writer);
-    let rules = context.outbox_rules.clone();
-    let outbox = match &guest {
-        Ok(guest) => Arc::new(Outbox::new(guest.claims.user.clone(), rules)),
-        Err(_) => Arc::new(Outbox::nobodys(rules)),
-    };
-    place.fill(outbox.clone());
-    match guest {
-        Ok(guest) => {
-            context.metrics.accepted.inc();
-            // Its handle was not there yet when the drain began.
-            if lifecycle.is_draining() {
-                outbox.finish(CloseReason::Restarting);
+    place: Place,
+    farewell: Option<OwnedSemaphorePermit>,
+    tracked: TaskTrackerToken,
+    gate: Gate,
+}
+
+impl Opening {
+    /// Starts the connection, as a task of its own: it lasts, and what an upgrade needs is given back.
+    fn open(self, upgraded: Upgraded) {
+        // Our accept loop serves nothing else.
+        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+            tracing::error!("an upgraded connection is not a TCP stream");
+            return;
+        };
+        let Self { guest, mut place, farewell, tracked, gate: Gate { context, pumps, lifecycle, .. } } = self;
+        let (reader, writer) = parts.io.into_inner().into_split();
+        let writer = SocketWriter::new(writer);
+        let rules = context.outbox_rules.clone();
+        let outbox = match &guest {
+            Ok(guest) => Arc::new(Outbox::new(guest.claims.user.clone(), rules)),
+            Err(_) => Arc::new(Outbox::nobodys(rules)),
+        };
+        place.fill(outbox.clone());
+        match guest {
+            Ok(guest) => {
+                context.metrics.accepted.inc();
+                // Its handle was not there yet when the drain began.
+                if lifecycle.is_draining() {
+                    outbox.finish(CloseReason::Restarting);
+                }
+                pumps.start(writer, outbox.clone(), context.settings.write_wait);
+                let connection = connection::run(reader, &parts.read_buf, guest, outbox, context);
+                lifecycle.spawn(connection.map(move |()| drop((place, tracked))));
             }
-            pumps.start(writer, outbox.clone(), context.settings.write_wait);
-            connection::run(reader, &parts.read_buf, guest, outbox, context).await;
-        }
-        Err(refusal) => {
-            context.metrics.refused(refusal.code.as_str());
-            outbox.push(ServerMessage::error(None, refusal.code, refusal.text, None).frame());
-            outbox.finish(refusal.close_reason());
-            pumps.start(writer, outbox.clone(), context.settings.write_wait.min(FAREWELL));
-            connection::farewell(reader, &parts.read_buf, &outbox, &context).await;
+            Err(refusal) => {
+                context.metrics.refused(refusal.code.as_str());
+                outbox.push(ServerMessage::error(None, refusal.code, refusal.text, None).frame());
+                outbox.finish(refusal.close_reason());
+                pumps.start(writer, outbox.clone(), context.settings.write_wait.min(FAREWELL));
+                lifecycle.spawn(async move {
+                    connection::farewell(reader, &parts.read_buf, &outbox, &context).await;
+                    drop((place, tracked, farewell));
+                });
+            }
         }
     }
 }

@@ -1,15 +1,17 @@
 //! The reading half of a connection. Framing, masking, UTF-8 and fragments are tungstenite's; it reads from our socket
 //! and writes its own answers (pongs) into a list of ours, from where they go through the outbox like everything else.
+//!
+//! Its context and buffer, 1.3 KiB, are there only while a message is being read: most connections are idle.
 
 use std::{
     future::poll_fn,
     io::{self, Read, Write},
+    mem::MaybeUninit,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
-use smallvec::SmallVec;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio_tungstenite::tungstenite::{
     Error, Message, Utf8Bytes,
@@ -17,6 +19,7 @@ use tokio_tungstenite::tungstenite::{
     protocol::{Role, WebSocketConfig, WebSocketContext},
 };
 
+use super::boundary::Boundary;
 use crate::{close::CloseReason, defaults::READ_BUFFER_BYTES};
 
 /// What tungstenite may hold of its own answers. They are taken from it at once, so this is never reached.
@@ -24,9 +27,12 @@ const MAX_ANSWER_BYTES: usize = 4096;
 
 pub(super) struct ReadPump<R> {
     reader: R,
-    websocket: Box<WebSocketContext>,
+    /// None between two messages.
+    websocket: Option<Box<WebSocketContext>>,
+    boundary: Boundary,
+    max_message_bytes: usize,
     /// Whole frames that tungstenite wants written.
-    answers: SmallVec<[Bytes; 1]>,
+    answers: Vec<Bytes>,
 }
 
 /// What came in.
@@ -42,14 +48,37 @@ pub(super) enum Received {
 impl<R: AsyncRead + Unpin> ReadPump<R> {
     /// `leftover`: what the client sent right behind its request for the upgrade.
     pub(super) fn new(reader: R, leftover: &[u8], max_message_bytes: usize) -> Self {
+        let (boundary, answers) = (Boundary::default(), Vec::new());
+        let mut pump = Self { reader, websocket: None, boundary, max_message_bytes, answers };
+        if !leftover.is_empty() {
+            pump.begin(leftover);
+        }
+        pump
+    }
+
+    /// A message begins with these bytes.
+    fn begin(&mut self, bytes: &[u8]) {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(0)
             .max_write_buffer_size(MAX_ANSWER_BYTES)
-            .max_message_size(Some(max_message_bytes))
-            .max_frame_size(Some(max_message_bytes));
-        let websocket = WebSocketContext::from_partially_read(leftover.to_vec(), Role::Server, Some(config));
-        Self { reader, websocket: Box::new(websocket), answers: SmallVec::new() }
+            .max_message_size(Some(self.max_message_bytes))
+            .max_frame_size(Some(self.max_message_bytes));
+        self.boundary.feed(bytes);
+        let websocket = WebSocketContext::from_partially_read(bytes.to_vec(), Role::Server, Some(config));
+        self.websocket = Some(Box::new(websocket));
+    }
+
+    /// Waits for the first bytes of a message.
+    fn poll_begin(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        let mut buffer = [MaybeUninit::uninit(); READ_BUFFER_BYTES];
+        let mut into = ReadBuf::uninit(&mut buffer);
+        let read = ready!(Pin::new(&mut self.reader).poll_read(cx, &mut into));
+        if read.is_err() || into.filled().is_empty() {
+            return Poll::Ready(Err(CloseReason::Gone));
+        }
+        self.begin(into.filled());
+        Poll::Ready(Ok(()))
     }
 
     /// The next message, or why there will be none. Cancel-safe: what was read stays in the WebSocket's buffer.
@@ -86,9 +115,14 @@ impl<R: AsyncRead + Unpin> ReadPump<R> {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Received, CloseReason>> {
-        let mut received = false;
-        let mut io = Io { reader: &mut self.reader, answers: &mut self.answers, cx, received: &mut received };
-        match self.websocket.read(&mut io) {
+        let mut received = self.websocket.is_none();
+        if received {
+            ready!(self.poll_begin(cx))?;
+        }
+        let Some(websocket) = &mut self.websocket else { return Poll::Ready(Err(CloseReason::Internal)) };
+        let Self { reader, answers, boundary, .. } = self;
+        let mut io = Io { reader, answers, boundary, cx, received: &mut received };
+        match websocket.read(&mut io) {
             Ok(Message::Text(text)) => Poll::Ready(Ok(Received::Text(text))),
             Ok(Message::Binary(_)) => Poll::Ready(Err(CloseReason::Binary)),
             // 1005 stands for a close frame without a code; tungstenite answers a code not allowed by an error.
@@ -97,10 +131,14 @@ impl<R: AsyncRead + Unpin> ReadPump<R> {
             }
             Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {
                 // Tungstenite hands its pong over with the next read or flush.
-                let _ = self.websocket.flush(&mut io);
+                let _ = websocket.flush(&mut io);
                 Poll::Ready(Ok(Received::Control))
             }
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                if self.boundary.is_between() {
+                    // All that came was a whole message, and it was handed over.
+                    self.websocket = None;
+                }
                 // Part of a message: the reader's waker is registered, and the next call goes on where this one stopped.
                 if received { Poll::Ready(Ok(Received::Part)) } else { Poll::Pending }
             }
@@ -125,7 +163,8 @@ fn reason_of(error: &Error) -> CloseReason {
 /// What tungstenite sees as its blocking stream.
 struct Io<'a, 'c, R> {
     reader: &'a mut R,
-    answers: &'a mut SmallVec<[Bytes; 1]>,
+    answers: &'a mut Vec<Bytes>,
+    boundary: &'a mut Boundary,
     cx: &'a mut Context<'c>,
     received: &'a mut bool,
 }
@@ -138,6 +177,7 @@ impl<R: AsyncRead + Unpin> Read for Io<'_, '_, R> {
             Poll::Ready(Err(error)) => Err(error),
             Poll::Ready(Ok(())) => {
                 *self.received |= !into.filled().is_empty();
+                self.boundary.feed(into.filled());
                 Ok(into.filled().len())
             }
         }

@@ -84,6 +84,17 @@ pub(super) enum Command {
     },
 }
 
+impl Command {
+    /// The room, of what a link brought.
+    pub(super) fn brought_for(self) -> Option<String> {
+        match self {
+            Self::State { room, .. } | Self::Publications { room, .. } | Self::Lost { room, .. } => Some(room),
+            Self::Page { result, .. } => Some(result.room),
+            Self::Join { .. } | Self::Leave { .. } | Self::More { .. } | Self::Place(_) | Self::Top { .. } => None,
+        }
+    }
+}
+
 /// What the links share with a shard beside its queue: the links never wait for it.
 #[derive(Debug, Default)]
 pub(super) struct Overflow {
