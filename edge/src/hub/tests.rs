@@ -1,5 +1,6 @@
 mod found;
 mod replay;
+mod walks;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
