@@ -105,6 +105,7 @@ pub(crate) fn redis(directory: &TempDir, core: usize) -> anyhow::Result<(Server,
 /// A fanout node and an edge, with or without Redis.
 #[derive(Debug)]
 pub(crate) struct Cluster {
+    /// Each needs only those before it.
     pub(crate) servers: Vec<Server>,
     pub(crate) edges: Vec<SocketAddr>,
     /// The edges' ops listeners.
@@ -135,6 +136,8 @@ impl Cluster {
         }
         let fanout = Server::start("fanout", &settings)?;
         let (link, api) = (fanout.address("link")?, fanout.address("api")?);
+        wait_until_ready(fanout.address("ops")?)?;
+        servers.push(fanout);
         let (mut edges, mut ops) = (Vec::new(), Vec::new());
         for _ in 0..shape.edges {
             let settings = [
@@ -149,7 +152,6 @@ impl Cluster {
             edges.push(edge.address("ws")?);
             servers.push(edge);
         }
-        servers.push(fanout);
         Ok(Self { servers, edges, ops, api, _directory: directory })
     }
 
@@ -166,6 +168,13 @@ impl Cluster {
     }
 }
 
+impl Drop for Cluster {
+    /// Nobody is left to complain that others are gone.
+    fn drop(&mut self) {
+        while self.servers.pop().is_some() {}
+    }
+}
+
 fn wait_until_ready(ops: SocketAddr) -> anyhow::Result<()> {
     use std::io::{Read as _, Write as _};
     for _ in 0..1000 {
@@ -178,7 +187,7 @@ fn wait_until_ready(ops: SocketAddr) -> anyhow::Result<()> {
         }
         thread::sleep(Duration::from_millis(10));
     }
-    bail!("the edge did not get ready")
+    bail!("a server did not get ready")
 }
 
 /// Runs on one core, so that wake-ups and caches of the other are the generator's.
