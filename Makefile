@@ -60,13 +60,35 @@ test-deep: tools
 	cargo test --release -p standalone --test e2e --locked -- --ignored deep_
 	FROM=$$(date +%s) SECONDS=300 $(SIMULATION) --ignored --exact --nocapture seeds::explore
 
-# Fan-out to one room, CPU per delivery beside the floor's: servers on core 0, load on core 1. See bench/RESULTS.md.
+# All figures, about twelve minutes: JSON to bench/results, a table to the terminal, plots to bench/plots. Servers run on
+# core 0, the load on core 1. See bench/RESULTS.md.
+BENCH := target/release/bench
+# Points of a curve.
+POINT := --redis --repeats 3 --seconds 2
+
 bench: tools
 	cargo build --release --locked -p edge -p fanout -p bench
-	target/release/bench room --members 1000 --rate 20000 --redis
-	target/release/bench room --members 5000 --rate 20000 --redis
-	target/release/bench room --members 1000 --redis
-	target/release/bench room --members 5000 --redis
+	$(BENCH) room --members 1000 --rate 20000 --redis
+	$(BENCH) room --members 5000 --rate 20000 --redis
+	$(BENCH) room --members 1000 --redis
+	$(BENCH) room --members 5000 --redis
+	# Ends early if clients are closed as slow, which says that the generator did not keep up.
+	-$(BENCH) room --members 5000 --redis --accepted
+	$(BENCH) rooms --rate 2000 --redis --by http
+	$(BENCH) rooms --rate 2000 --redis
+	$(BENCH) rooms --redis --by http
+	$(BENCH) rooms --redis
+	$(BENCH) idle --redis --repeats 2
+	$(BENCH) handshakes --redis
+	$(BENCH) publish --mode unary
+	$(BENCH) publish --mode stream
+	$(BENCH) publish --mode unary --redis
+	$(BENCH) publish --mode stream --redis
+	for members in 100 2000 3500; do $(BENCH) room --members $$members --rate 20000 $(POINT) || exit; done
+	for edges in 2 4; do $(BENCH) room --edges $$edges --rate 20000 $(POINT) || exit; done
+	for rooms in 100 1000 2500; do $(BENCH) rooms --rooms $$rooms --rate 2000 $(POINT) || exit; done
+	for connections in 2000 5000 30000; do $(BENCH) idle --connections $$connections --redis --repeats 1 || exit; done
+	$(BENCH) show
 
 # Both tiers replaced under 5,000 clients: reconnects a second, time offline. See bench/RESULTS.md.
 bench-rollout: tools

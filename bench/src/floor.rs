@@ -8,14 +8,18 @@ use std::{
 
 use serde_json::json;
 
-use crate::{frames::server_text, payload::BODY_BYTES};
+use crate::{
+    frames::server_text,
+    payload::{BODY_BYTES, Stamp},
+};
 
 /// Most frames that one vectored write takes.
 const MAX_FRAMES: usize = 64;
 
 /// Serves until its control connection ends: each body that comes in by it goes to every socket. `batched`: what came in
 /// meanwhile goes out by one vectored write per socket, instead of one write per frame. `padding`: bytes added to each frame.
-pub(crate) fn serve(batched: bool, padding: usize) -> anyhow::Result<()> {
+/// `rooms`: a body goes to the sockets of one room, by its number, and not to all.
+pub(crate) fn serve(batched: bool, padding: usize, rooms: usize) -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     eprintln!("{}", json!({"message": "listening", "ws": listener.local_addr()?}));
     // The first connection is the control's; it says how many others there will be.
@@ -38,10 +42,20 @@ pub(crate) fn serve(batched: bool, padding: usize) -> anyhow::Result<()> {
         }
         filled += count;
         let whole = filled - filled % BODY_BYTES;
-        let frames: Vec<_> = buffer[..whole].chunks(BODY_BYTES).map(|body| frame(body, padding)).collect();
+        if rooms == 1 {
+            let frames: Vec<_> = buffer[..whole].chunks(BODY_BYTES).map(|body| frame(body, padding)).collect();
+            write(&mut sockets, &frames, batched)?;
+        } else {
+            for body in buffer[..whole].chunks(BODY_BYTES) {
+                let room = Stamp::find(body).map_or(0, |stamp| stamp.number % rooms as u64);
+                let frame = frame(body, padding);
+                for socket in sockets.iter_mut().skip(usize::try_from(room)?).step_by(rooms) {
+                    socket.write_all(&frame)?;
+                }
+            }
+        }
         buffer.copy_within(whole..filled, 0);
         filled -= whole;
-        write(&mut sockets, &frames, batched)?;
     }
 }
 

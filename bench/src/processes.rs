@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::cpu::{self, SERVERS};
+use crate::cpu::{self, GENERATOR, SERVERS};
 
 /// Signs the tokens of the load.
 pub(crate) const JWT_SECRET: &str = "the secret of the benchmarks, 32 bytes and more";
@@ -29,14 +29,14 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(name: &'static str, settings: &[(&str, String)]) -> anyhow::Result<Self> {
-        let mut command = pinned(&beside_us(name)?);
+        let mut command = pinned(&beside_us(name)?, SERVERS);
         command.env_clear().envs(settings.iter().map(|(name, value)| (name, value))).env("LOG_FORMAT", "json");
         Self::spawn(name, command)
     }
 
     /// This program as the floor.
     pub(crate) fn floor(arguments: &[String]) -> anyhow::Result<Self> {
-        let mut command = pinned(&std::env::current_exe()?);
+        let mut command = pinned(&std::env::current_exe()?, SERVERS);
         command.arg("floor-server").args(arguments);
         Self::spawn("floor", command)
     }
@@ -85,10 +85,10 @@ fn warn(line: &str) {
 }
 
 /// A Redis that keeps nothing on disk.
-pub(crate) fn redis(directory: &TempDir) -> anyhow::Result<(Server, SocketAddr)> {
+pub(crate) fn redis(directory: &TempDir, core: usize) -> anyhow::Result<(Server, SocketAddr)> {
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let mut command = pinned(Path::new("redis-server"));
+    let mut command = pinned(Path::new("redis-server"), core);
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
     command.arg("--dir").arg(directory.path()).stdout(Stdio::null());
     let child = command.spawn().context("start redis-server")?;
@@ -105,8 +105,11 @@ pub(crate) fn redis(directory: &TempDir) -> anyhow::Result<(Server, SocketAddr)>
 /// A fanout node and an edge, with or without Redis.
 #[derive(Debug)]
 pub(crate) struct Cluster {
+    /// Each needs only those before it.
     pub(crate) servers: Vec<Server>,
     pub(crate) edges: Vec<SocketAddr>,
+    /// The edges' ops listeners.
+    pub(crate) ops: Vec<SocketAddr>,
     pub(crate) api: SocketAddr,
     _directory: TempDir,
 }
@@ -116,6 +119,8 @@ pub(crate) struct Cluster {
 pub(crate) struct Shape {
     pub(crate) edges: usize,
     pub(crate) redis: bool,
+    /// It runs on the generator's core rather than the servers'.
+    pub(crate) redis_apart: bool,
 }
 
 impl Cluster {
@@ -125,13 +130,15 @@ impl Cluster {
         let any = |name| (name, "127.0.0.1:0".to_owned());
         let mut settings = vec![any("LINK_LISTEN"), any("API_LISTEN"), any("OPS_LISTEN")];
         if shape.redis {
-            let (server, address) = redis(&directory)?;
+            let (server, address) = redis(&directory, if shape.redis_apart { GENERATOR } else { SERVERS })?;
             settings.push(("REDIS_ADDR", address.to_string()));
             servers.push(server);
         }
         let fanout = Server::start("fanout", &settings)?;
         let (link, api) = (fanout.address("link")?, fanout.address("api")?);
-        let mut edges = Vec::new();
+        wait_until_ready(fanout.address("ops")?)?;
+        servers.push(fanout);
+        let (mut edges, mut ops) = (Vec::new(), Vec::new());
         for _ in 0..shape.edges {
             let settings = [
                 any("LISTEN"),
@@ -140,12 +147,12 @@ impl Cluster {
                 ("JWT_SECRET", JWT_SECRET.to_owned()),
             ];
             let edge = Server::start("edge", &settings)?;
+            ops.push(edge.address("ops")?);
             wait_until_ready(edge.address("ops")?)?;
             edges.push(edge.address("ws")?);
             servers.push(edge);
         }
-        servers.push(fanout);
-        Ok(Self { servers, edges, api, _directory: directory })
+        Ok(Self { servers, edges, ops, api, _directory: directory })
     }
 
     /// CPU time of each process so far, by name; those of one name together.
@@ -161,6 +168,13 @@ impl Cluster {
     }
 }
 
+impl Drop for Cluster {
+    /// Nobody is left to complain that others are gone.
+    fn drop(&mut self) {
+        while self.servers.pop().is_some() {}
+    }
+}
+
 fn wait_until_ready(ops: SocketAddr) -> anyhow::Result<()> {
     use std::io::{Read as _, Write as _};
     for _ in 0..1000 {
@@ -173,13 +187,13 @@ fn wait_until_ready(ops: SocketAddr) -> anyhow::Result<()> {
         }
         thread::sleep(Duration::from_millis(10));
     }
-    bail!("the edge did not get ready")
+    bail!("a server did not get ready")
 }
 
-/// Runs on the servers' core. Waking order and cache of the other core are the generator's.
-fn pinned(program: &Path) -> Command {
+/// Runs on one core, so that wake-ups and caches of the other are the generator's.
+fn pinned(program: &Path, core: usize) -> Command {
     let mut command = Command::new("taskset");
-    command.args(["-c", &SERVERS.to_string()]).arg(program);
+    command.args(["-c", &core.to_string()]).arg(program);
     command
 }
 

@@ -1,4 +1,4 @@
-//! Figure: fan-out to one room, CPU per delivery and latency, against the floor of the same run.
+//! Figures: fan-out to one room, or to many; CPU per delivery and latency, against the floor of the same run.
 
 use std::{process, time::Duration};
 
@@ -22,6 +22,8 @@ pub(crate) enum Pace {
     PerSecond(f64),
     /// As fast as can be kept up with, with so many publications under way.
     Window(usize),
+    /// As fast as it is accepted, whoever keeps up.
+    Accepted,
 }
 
 /// One measurement of one target.
@@ -79,7 +81,7 @@ async fn drive(target: &mut Target, pace: Pace, length: Duration) -> anyhow::Res
     while start.elapsed() < length {
         match pace {
             Pace::PerSecond(deliveries) => {
-                let every = Duration::from_secs_f64(target.members as f64 / deliveries);
+                let every = Duration::from_secs_f64(target.load.audience() as f64 / deliveries);
                 sleep_until(start + every * sent).await;
                 sent += 1;
             }
@@ -88,6 +90,7 @@ async fn drive(target: &mut Target, pace: Pace, length: Duration) -> anyhow::Res
                     timeout(PATIENCE, tally.any_done()).await?;
                 }
             }
+            Pace::Accepted => tokio::task::yield_now().await,
         }
         target.publish(now_ns()).await?;
     }
@@ -102,7 +105,7 @@ async fn settle(target: &Target) {
 
 /// Ours and both floors in turn, several times. The floor at our frames' size is shown once beside them.
 pub(crate) async fn figure(
-    name: &str,
+    mut figure: Figure,
     targets: &mut [(&'static str, &mut Target)],
     pace: Pace,
     length: Duration,
@@ -114,7 +117,6 @@ pub(crate) async fn figure(
             samples.push(measure(target, pace, length).await?);
         }
     }
-    let mut figure = Figure::new(name);
     for ((name, _), samples) in targets.iter().zip(samples) {
         let of = |value: fn(&Sample) -> f64| spread(samples.iter().map(value));
         figure.push(name, "cpu_us_per_delivery", of(|sample| sample.total_us));

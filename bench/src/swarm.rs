@@ -34,6 +34,8 @@ const READ_BYTES: usize = 16 << 10;
 /// What all sockets got.
 #[derive(Debug)]
 pub(crate) struct Tally {
+    /// From one publication that a socket gets to the next, by number.
+    step: u64,
     delivered: Cell<u64>,
     /// Deliveries that were not the next one of their socket.
     disorder: Cell<u64>,
@@ -44,8 +46,9 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    fn new() -> Self {
+    fn new(step: u64) -> Self {
         Self {
+            step,
             delivered: Cell::new(0),
             disorder: Cell::new(0),
             under_way: RefCell::default(),
@@ -90,7 +93,7 @@ impl Tally {
         if expected.is_some_and(|expected| expected != stamp.number) {
             self.disorder.set(self.disorder.get() + 1);
         }
-        *expected = Some(stamp.number + 1);
+        *expected = Some(stamp.number + self.step);
         self.latencies.borrow_mut().saturating_record(now_ns.saturating_sub(stamp.sent_ns));
         let mut under_way = self.under_way.borrow_mut();
         if let Some(left) = under_way.get_mut(&stamp.number) {
@@ -110,6 +113,8 @@ pub(crate) enum Opening {
     Bare,
     /// Upgrades as a user of its own, without automatic rooms, and joins this room.
     Room(String),
+    /// Upgrades as a user of its own, and waits until it is in its personal room.
+    Personal,
 }
 
 /// Open sockets. They close with it.
@@ -122,14 +127,26 @@ pub(crate) struct Swarm {
 impl Swarm {
     /// Connects one socket for each opening, to the addresses in turn, and waits until each is in its room. Must run in
     /// a `LocalSet`.
-    pub(crate) async fn connect(to: &[SocketAddr], openings: Vec<Opening>) -> anyhow::Result<Self> {
-        let tally = Rc::new(Tally::new());
+    ///
+    /// `step`: from one publication that a socket gets to the next, by number.
+    pub(crate) async fn connect(to: &[SocketAddr], openings: Vec<Opening>, step: usize) -> anyhow::Result<Self> {
+        Self::connect_users(to, openings, step, 0).await
+    }
+
+    /// As users of these numbers on.
+    pub(crate) async fn connect_users(
+        to: &[SocketAddr],
+        openings: Vec<Opening>,
+        step: usize,
+        first_user: usize,
+    ) -> anyhow::Result<Self> {
+        let tally = Rc::new(Tally::new(step as u64));
         let (mut sockets, mut connecting) = (JoinSet::new(), JoinSet::new());
         for (user, opening) in openings.into_iter().enumerate() {
             if connecting.len() >= CONNECTING {
                 take(&mut connecting, &mut sockets, &tally).await?;
             }
-            connecting.spawn_local(open(to[user % to.len()], user, opening));
+            connecting.spawn_local(open(to[user % to.len()], first_user + user, opening));
         }
         while !connecting.is_empty() {
             take(&mut connecting, &mut sockets, &tally).await?;
@@ -167,19 +184,23 @@ async fn open(to: SocketAddr, user: usize, opening: Opening) -> anyhow::Result<O
     match opening {
         Opening::Bare => {}
         Opening::Room(room) => {
-            upgrade(&mut stream, user).await?;
+            upgrade(&mut stream, user, false).await?;
             let join = json!({"type": "join", "id": "1", "payload": {"room": room}}).to_string();
             stream.write_all(&client_text(&join)).await?;
+            joined(&mut stream, &mut frames).await?;
+        }
+        Opening::Personal => {
+            upgrade(&mut stream, user, true).await?;
             joined(&mut stream, &mut frames).await?;
         }
     }
     Ok((stream, frames))
 }
 
-async fn upgrade(stream: &mut TcpStream, user: usize) -> anyhow::Result<()> {
+async fn upgrade(stream: &mut TcpStream, user: usize, auto_join: bool) -> anyhow::Result<()> {
     let token = token(user)?;
     let request = format!(
-        "GET /ws?auto_join=false&token={token} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        "GET /ws?auto_join={auto_join}&token={token} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await?;

@@ -78,6 +78,11 @@ impl Authorizer {
         }
     }
 
+    /// Whether somebody wants to see clients' tokens.
+    pub fn shows_tokens(&self) -> bool {
+        matches!(self, Self::Backend(backend) if backend.shows_tokens())
+    }
+
     /// Whether a token alone decides, so that a newer one may end memberships.
     pub fn is_by_claims(&self) -> bool {
         matches!(self, Self::Claims)

@@ -8,7 +8,6 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 use prometheus_client::metrics::counter::Counter;
 use queues::Limits;
 use service::{
-    Clock,
     invocation::{self, Task},
     memory,
     settings::{self, Common},
@@ -222,12 +221,12 @@ impl Config {
             write_wait: self.flags.write_wait,
             max_age: (!self.flags.max_connection_age.is_zero()).then_some(self.flags.max_connection_age),
             max_message_bytes: self.flags.max_message_bytes,
-            session: session::Settings {
+            session: Arc::new(session::Settings {
                 max_rooms: self.flags.max_rooms_per_connection,
                 publish_timeout: self.flags.publish_timeout,
                 rate: self.flags.client_rate,
                 burst: self.flags.client_burst,
-            },
+            }),
         }
     }
 

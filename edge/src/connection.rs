@@ -44,21 +44,36 @@ enum Ended {
 
 /// Runs a connection to its end, its write pump having been started. `leftover`: what the client sent right behind its
 /// request for the upgrade.
-pub async fn run<R>(reader: R, leftover: &[u8], guest: Guest, outbox: Arc<Outbox>, context: Arc<Context>)
+///
+/// The future is what an idle connection costs. A future has a place for each value that is moved into it or within it,
+/// and for each that it waits for; so what is large, or there only at times, is boxed.
+pub fn run<R>(
+    reader: R,
+    leftover: &[u8],
+    guest: Guest,
+    outbox: Arc<Outbox>,
+    context: Arc<Context>,
+) -> impl Future<Output = ()> + Send + use<R>
 where
-    R: AsyncRead + Unpin,
+    R: AsyncRead + Unpin + Send,
 {
-    let settings = &context.settings;
-    let reader = ReadPump::new(reader, leftover, settings.max_message_bytes);
-    let mut conversation = Conversation::new(reader, guest, outbox.clone(), context.clone());
+    let reader = ReadPump::new(reader, leftover, context.settings.max_message_bytes);
+    run_to_end(Box::new(Conversation::new(reader, guest, outbox, context)))
+}
+
+async fn run_to_end<R>(mut conversation: Box<Conversation<R>>)
+where
+    R: AsyncRead + Unpin + Send,
+{
+    let (outbox, context) = (conversation.outbox.clone(), conversation.context.clone());
     let ended = tokio::select! {
         reason = outbox.ended() => Ended::Writing(reason),
         reason = conversation.run() => Ended::Reading(reason),
     };
-    let reason = close(ended, &mut conversation.reader, &outbox, settings.write_wait).await;
+    let reason = Box::pin(close(ended, &mut conversation.reader, &outbox, context.settings.write_wait)).await;
     // Whoever still holds the handle need not fill it.
     outbox.queue().cut(CloseReason::Gone);
-    conversation.leave_all().await;
+    Box::pin(conversation.leave_all()).await;
     context.metrics.closed(reason);
     tracing::debug!(user = outbox.user(), reason = reason.label(), "connection closed");
 }

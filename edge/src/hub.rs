@@ -27,7 +27,10 @@ use proto::{Position, Room, wire};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use service::{Clock, RandomState, limit};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -185,21 +188,21 @@ impl Hub {
     pub fn state(&self, from: LinkId, state: wire::State) {
         let wire::State { room, position, complete } = state;
         let position = Position::from(position.unwrap_or_default());
-        self.hand_over(&room.clone(), Command::State { from, room, position, complete });
+        self.hand_over(self.shard(&room), Command::State { from, room, position, complete });
     }
 
     /// A run of publications that a link brought.
     pub fn publications(&self, publications: wire::Publications) {
         let wire::Publications { room, epoch, first_seq, entries } = publications;
         let bytes = entries.iter().map(Bytes::len).sum();
-        let command = Command::Publications { room: room.clone(), epoch, first_seq, entries, bytes };
-        self.hand_over_bytes(&room, bytes, command);
+        let shard = self.shard(&room);
+        self.hand_over_bytes(shard, bytes, Command::Publications { room, epoch, first_seq, entries, bytes });
     }
 
     /// A page of a room's history, or why there is none.
     pub fn page(&self, from: LinkId, result: wire::ReadResult) {
         let bytes = result.entries.iter().map(Bytes::len).sum();
-        self.hand_over_bytes(&result.room.clone(), bytes, Command::Page { from, result, bytes });
+        self.hand_over_bytes(self.shard(&result.room), bytes, Command::Page { from, result, bytes });
     }
 
     /// A link says that continuity is broken.
@@ -210,7 +213,8 @@ impl Hub {
         };
         let position = Position::from(lost.position.unwrap_or_default());
         let after = lost.after.map(Position::from);
-        self.hand_over(&lost.room.clone(), Command::Lost { from, room: lost.room, position, reason, after });
+        let shard = self.shard(&lost.room);
+        self.hand_over(shard, Command::Lost { from, room: lost.room, position, reason, after });
     }
 
     /// Looks at all rooms, a few between other commands, so that a million of them delay nobody. One at a time: it counts
@@ -228,28 +232,32 @@ impl Hub {
         Some(census)
     }
 
-    fn hand_over_bytes(&self, room: &str, bytes: usize, command: Command) {
-        let queued = &self.shard(room).overflow.bytes;
+    fn hand_over_bytes(&self, shard: &ShardHandle, bytes: usize, command: Command) {
+        let queued = &shard.overflow.bytes;
         if queued.fetch_add(bytes, Ordering::Relaxed) + bytes > limit(QUEUE_BYTES) {
-            self.missed(room);
-        } else if self.hand_over(room, command) {
+            self.missed(shard, command);
+        } else if self.hand_over(shard, command) {
             return;
         }
         queued.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Never waits. False if it did not fit; the room is then asked for again.
-    fn hand_over(&self, room: &str, command: Command) -> bool {
-        let fits = self.shard(room).commands.try_send(command).is_ok();
-        if !fits {
-            self.missed(room);
+    fn hand_over(&self, shard: &ShardHandle, command: Command) -> bool {
+        match shard.commands.try_send(command) {
+            Ok(()) => true,
+            Err(TrySendError::Full(command) | TrySendError::Closed(command)) => {
+                self.missed(shard, command);
+                false
+            }
         }
-        fits
     }
 
-    fn missed(&self, room: &str) {
+    fn missed(&self, shard: &ShardHandle, command: Command) {
         self.metrics.shard_full.inc();
-        self.shard(room).overflow.missed(room.to_owned());
+        if let Some(room) = command.brought_for() {
+            shard.overflow.missed(room);
+        }
     }
 
     fn shard(&self, room: &str) -> &ShardHandle {

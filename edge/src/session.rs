@@ -14,6 +14,8 @@ mod rooms;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use proto::{Position, Room};
@@ -118,7 +120,7 @@ pub struct Session {
     rooms: Rooms,
     /// Rooms that the token itself lets the user join: no one is asked, and they do not count as rooms of the client.
     automatic: Box<[AutomaticRoom]>,
-    settings: Settings,
+    settings: Arc<Settings>,
     limits: Limits,
     waiting: usize,
     next_op: OpId,
@@ -133,15 +135,20 @@ pub struct Session {
 impl Session {
     /// `connection`: its id, unique among those of all edges.
     pub fn new(
-        connection: &str,
+        connection: Box<str>,
         automatic: Vec<AutomaticRoom>,
-        settings: Settings,
+        settings: Arc<Settings>,
         full: Counter,
         now: Instant,
     ) -> Self {
         let limits = Limits::new(&settings, automatic.len(), now);
-        let (rooms, automatic, connection) = (Rooms::default(), automatic.into(), connection.into());
+        let (rooms, automatic) = (Rooms::default(), automatic.into());
         Self { rooms, automatic, settings, limits, waiting: 0, next_op: 0, connection, now, full }
+    }
+
+    /// The connection's id.
+    pub fn connection(&self) -> &str {
+        &self.connection
     }
 
     /// Joins the automatic rooms, each answered by a `joined` of its own, without an id.

@@ -15,11 +15,15 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use service::Lifecycle;
-use tokio::{sync::Semaphore, time::Instant};
-use tokio_util::task::TaskTracker;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use crate::{
     auth::{Claims, Origins, TokenError},
@@ -87,14 +91,13 @@ impl Gate {
         };
         let auto_join = !query_has(&request, "auto_join", "false");
         let upgraded = hyper::upgrade::on(&mut request);
-        let (context, pumps, lifecycle) = (self.context.clone(), self.pumps.clone(), self.lifecycle.clone());
-        let tracked = self.sockets.token();
+        let token = token.filter(|_| self.context.authorizer.shows_tokens());
+        let guest = verified.map(|claims| guest(claims, token.as_deref(), auto_join));
+        let opening = Opening { guest, place, farewell, tracked: self.sockets.token(), gate: self.clone() };
         self.lifecycle.spawn(async move {
             if let Some(socket) = halves(upgraded).await {
-                let guest = verified.map(|claims| guest(claims, token.as_deref(), auto_join));
-                serve(socket, guest, place, context, &pumps, &lifecycle).await;
+                opening.open(socket);
             }
-            drop((tracked, farewell));
         });
         Ok(handshake.response())
     }
@@ -168,38 +171,47 @@ async fn halves(upgraded: OnUpgrade) -> Option<Socket> {
     Some((reader, writer, parts.read_buf))
 }
 
-/// Runs the socket to its end. Without a guest, a browser is told by the socket why it is refused, since it cannot see
-/// a status.
-async fn serve(
-    (reader, writer, leftover): Socket,
+/// A socket that is about to be the client's.
+struct Opening {
+    /// Without one, a browser is told by the socket why it is refused, since it cannot see a status.
     guest: Result<Guest, Refusal>,
-    mut place: Place,
-    context: Arc<Context>,
-    pumps: &Pumps,
-    lifecycle: &Lifecycle,
-) {
-    let rules = context.outbox_rules.clone();
-    let outbox = match &guest {
-        Ok(guest) => Arc::new(Outbox::new(guest.claims.user.clone(), rules)),
-        Err(_) => Arc::new(Outbox::nobodys(rules)),
-    };
-    place.fill(outbox.clone());
-    match guest {
-        Ok(guest) => {
-            context.metrics.accepted.inc();
-            // Its handle was not there yet when the drain began.
-            if lifecycle.is_draining() {
-                outbox.finish(CloseReason::Restarting);
+    place: Place,
+    farewell: Option<OwnedSemaphorePermit>,
+    tracked: TaskTrackerToken,
+    gate: Gate,
+}
+
+impl Opening {
+    /// Starts the connection, as a task of its own: it lasts, and what an upgrade needs is given back.
+    fn open(self, (reader, writer, leftover): Socket) {
+        let Self { guest, mut place, farewell, tracked, gate: Gate { context, pumps, lifecycle, .. } } = self;
+        let rules = context.outbox_rules.clone();
+        let outbox = match &guest {
+            Ok(guest) => Arc::new(Outbox::new(guest.claims.user.clone(), rules)),
+            Err(_) => Arc::new(Outbox::nobodys(rules)),
+        };
+        place.fill(outbox.clone());
+        match guest {
+            Ok(guest) => {
+                context.metrics.accepted.inc();
+                // Its handle was not there yet when the drain began.
+                if lifecycle.is_draining() {
+                    outbox.finish(CloseReason::Restarting);
+                }
+                pumps.start(writer, outbox.clone(), context.settings.write_wait);
+                let connection = connection::run(reader, &leftover, guest, outbox, context);
+                lifecycle.spawn(connection.map(move |()| drop((place, tracked))));
             }
-            pumps.start(writer, outbox.clone(), context.settings.write_wait);
-            connection::run(reader, &leftover, guest, outbox, context).await;
-        }
-        Err(refusal) => {
-            context.metrics.refused(refusal.code.as_str());
-            outbox.push(ServerMessage::error(None, refusal.code, refusal.text, None).frame());
-            outbox.finish(refusal.close_reason());
-            pumps.start(writer, outbox.clone(), context.settings.write_wait.min(FAREWELL));
-            connection::farewell(reader, &leftover, &outbox, &context).await;
+            Err(refusal) => {
+                context.metrics.refused(refusal.code.as_str());
+                outbox.push(ServerMessage::error(None, refusal.code, refusal.text, None).frame());
+                outbox.finish(refusal.close_reason());
+                pumps.start(writer, outbox.clone(), context.settings.write_wait.min(FAREWELL));
+                lifecycle.spawn(async move {
+                    connection::farewell(reader, &leftover, &outbox, &context).await;
+                    drop((place, tracked, farewell));
+                });
+            }
         }
     }
 }

@@ -23,7 +23,6 @@ use axum::{
 use proto::{PAGE_BYTES, Position, Room};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::error::HttpError;

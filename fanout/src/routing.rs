@@ -25,7 +25,8 @@ impl<R, M> Entry<R, M> {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Routing<R, M> {
-    rooms: HashMap<Room, Entry<R, M>, RandomState>,
+    /// Boxed, as up to half of a table are empty places, and growing moves all of it.
+    rooms: HashMap<Room, Box<Entry<R, M>>, RandomState>,
     attachments: HashMap<AttachmentId, HashSet<Room, RandomState>, RandomState>,
 }
 
@@ -42,16 +43,16 @@ impl<R, M> Routing<R, M> {
     }
 
     pub(crate) fn get_mut(&mut self, room: &Room) -> Option<&mut Entry<R, M>> {
-        self.rooms.get_mut(room)
+        self.rooms.get_mut(room).map(|entry| &mut **entry)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Room, &Entry<R, M>)> {
-        self.rooms.iter()
+        self.rooms.iter().map(|(room, entry)| (room, &**entry))
     }
 
     /// The room's entry, made by `new` if it is not there.
     pub(crate) fn open(&mut self, room: &Room, new: impl FnOnce() -> R) -> &mut Entry<R, M> {
-        self.rooms.entry(room.clone()).or_insert_with(|| Entry { data: new(), members: SmallVec::new() })
+        self.rooms.entry(room.clone()).or_insert_with(|| Box::new(Entry { data: new(), members: SmallVec::new() }))
     }
 
     /// Puts the attachment into an open room, or replaces its data there. True if it was not in it.

@@ -10,6 +10,9 @@ use crate::sync::{Mutex, lock, park};
 /// A drained queue with room for more frames than this gives its memory back (32 bytes a frame).
 const KEPT_CAPACITY: usize = 16;
 
+/// What an idle connection needs: its welcome and the answer of its personal room, or one frame at a time.
+const FIRST_CAPACITY: usize = 2;
+
 /// How much an outbox holds, frames being written included.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -246,6 +249,9 @@ impl<C> State<C> {
     fn add(&mut self, frame: Bytes) {
         self.held.frames += 1;
         self.held.bytes += frame.len();
+        if self.frames.capacity() == 0 {
+            self.frames.reserve_exact(FIRST_CAPACITY);
+        }
         self.frames.push_back(frame);
     }
 

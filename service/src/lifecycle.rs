@@ -1,6 +1,8 @@
 //! Two-stage shutdown. First *drain*: unready, no new work, what is open is brought to an orderly end. When all tasks
 //! are done, or the time is up, *stop*: every task still running is dropped. The last wait has a limit, too.
 
+mod until_stopped;
+
 use std::{future::Future, process::ExitCode, time::Duration};
 
 use tokio::{
@@ -12,6 +14,8 @@ use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
+
+use until_stopped::UntilStopped;
 
 /// How long tasks may take to be dropped once stopped. They only have to reach their next await.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
@@ -57,11 +61,10 @@ impl Lifecycle {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let stop = self.stop.clone();
         #[cfg(simulation)]
         let task = crate::simulation::shaken(task);
         #[expect(clippy::disallowed_methods, reason = "the one place that spawns, on the tracker")]
-        tokio::spawn(self.tracker.track_future(async move { stop.run_until_cancelled(task).await }))
+        tokio::spawn(self.tracker.track_future(UntilStopped::new(self.stop.clone(), task)))
     }
 
     /// As [`Self::spawn`], for a task without which the tier is no use: when it ends, even by a panic, the tier drains.

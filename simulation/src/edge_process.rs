@@ -93,12 +93,12 @@ impl EdgeProcess {
                 write_wait: Duration::from_secs(10),
                 max_age: None,
                 max_message_bytes: 16 << 10,
-                session: session::Settings {
+                session: Arc::new(session::Settings {
                     max_rooms: 100,
                     publish_timeout: plan.publish_timeout,
                     rate: 10_000,
                     burst: 10_000,
-                },
+                }),
             },
             hub,
             upstream,

@@ -95,8 +95,13 @@ impl Backend {
         &self.0.metrics
     }
 
+    /// Whether it wants to see clients' tokens.
+    pub(super) fn shows_tokens(&self) -> bool {
+        self.0.forward_token
+    }
+
     pub(super) async fn decide(&self, room: &Room, user: &UserId, token: &str) -> Decision {
-        let token = self.0.forward_token.then_some(token);
+        let token = self.shows_tokens().then_some(token);
         let question = Question { room: room.clone(), user: user.clone(), token: token.map(TokenHash::of) };
         match self.answer(question, token).await {
             Some(Answer::Yes { publish }) => Decision::Allowed { publish },

@@ -30,5 +30,6 @@ pub struct Settings {
     /// None: a connection may get as old as it likes.
     pub max_age: Option<Duration>,
     pub max_message_bytes: usize,
-    pub session: session::Settings,
+    /// Shared by all sessions.
+    pub session: Arc<session::Settings>,
 }

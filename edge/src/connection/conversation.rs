@@ -36,7 +36,7 @@ const MAX_PENDING: usize = 128;
 pub struct Guest {
     pub id: Box<str>,
     pub claims: Arc<Claims>,
-    /// For backends that want to see it.
+    /// For backends that want to see it; else empty.
     pub token: Arc<str>,
     /// Whether to join the automatic rooms for it.
     pub auto_join: bool,
@@ -45,10 +45,12 @@ pub struct Guest {
 /// What a connection and its client say to each other: reads requests, has the session decide, carries out its actions.
 pub(super) struct Conversation<R> {
     pub(super) reader: ReadPump<R>,
-    guest: Guest,
+    claims: Arc<Claims>,
+    token: Arc<str>,
+    auto_join: bool,
     session: Session,
-    outbox: Arc<Outbox>,
-    context: Arc<Context>,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) context: Arc<Context>,
     heartbeat: Heartbeat,
     timer: Pin<Box<Sleep>>,
     /// None while nothing is under way, which is nearly always.
@@ -83,23 +85,26 @@ enum Done {
     Nothing,
 }
 
-impl<R: AsyncRead + Unpin> Conversation<R> {
+impl<R: AsyncRead + Unpin + Send> Conversation<R> {
     pub(super) fn new(reader: ReadPump<R>, guest: Guest, outbox: Arc<Outbox>, context: Arc<Context>) -> Self {
         let now = Instant::now();
         let settings = &context.settings;
         let first = service::rng().random_range(0.5..=1.0);
-        let expires = now + context.left_of(&guest.claims);
+        let Guest { id, claims, token, auto_join } = guest;
+        let expires = now + context.left_of(&claims);
         let mut heartbeat = Heartbeat::new(settings.ping_period, settings.pong_wait, first, now, expires);
         if let Some(age) = settings.max_age {
             // Jittered, as those that came together should not go together.
             heartbeat.ages_at(now + age.mul_f64(service::rng().random_range(0.9..=1.1)));
         }
-        let automatic = AutomaticRooms::of(&guest.claims).rooms;
-        let session = Session::new(&guest.id, automatic, settings.session, context.metrics.session_full.clone(), now);
+        let automatic = AutomaticRooms::of(&claims).rooms;
+        let session = Session::new(id, automatic, settings.session.clone(), context.metrics.session_full.clone(), now);
         let timer = Box::pin(sleep_until(heartbeat.deadline()));
         Self {
             reader,
-            guest,
+            claims,
+            token,
+            auto_join,
             session,
             outbox,
             context,
@@ -114,11 +119,13 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
     /// Returns why the connection is to close.
     pub(super) async fn run(&mut self) -> CloseReason {
         self.welcome();
-        if self.guest.auto_join {
+        if self.auto_join {
             self.session.auto_join(&mut self.actions);
         }
         loop {
-            if let Some(reason) = self.perform_all().await {
+            if !self.actions.is_empty()
+                && let Some(reason) = Box::pin(self.perform_all()).await
+            {
                 return reason;
             }
             let may_read = self.pending.as_ref().is_none_or(|pending| pending.len() < MAX_PENDING);
@@ -144,7 +151,7 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
     }
 
     /// Takes the connection out of all rooms.
-    pub(super) async fn leave_all(self) {
+    pub(super) async fn leave_all(self: Box<Self>) {
         for room in self.session.rooms() {
             self.context.hub.forget(room.clone(), self.outbox.clone()).await;
         }
@@ -152,11 +159,11 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
 
     fn welcome(&mut self) {
         let Context { settings, upstream, connections, .. } = &*self.context;
-        let claims = &self.guest.claims;
+        let claims = &self.claims;
         let automatic = AutomaticRooms::of(claims);
         let rooms: Vec<&str> = automatic.rooms.iter().map(|automatic| automatic.room.as_str()).collect();
         let payload = Welcome {
-            connection: &self.guest.id,
+            connection: self.session.connection(),
             user: &claims.user,
             expires: claims.expires,
             ping_ms: millis(CLIENT_PING),
@@ -278,7 +285,7 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
             }
             Action::Publish { room, forward } => {
                 let op = forward.op;
-                let (via, receipt) = self.context.upstream.publish(&room, &self.guest.claims.user, forward);
+                let (via, receipt) = self.context.upstream.publish(&room, &self.claims.user, forward);
                 if let Some(via) = via {
                     self.session.sent(&room, via);
                 }
@@ -289,7 +296,7 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
     }
 
     fn authorize(&mut self, op: OpId, room: Room, grant: Option<Box<str>>) {
-        let (context, claims, token) = (self.context.clone(), self.guest.claims.clone(), self.guest.token.clone());
+        let (context, claims, token) = (self.context.clone(), self.claims.clone(), self.token.clone());
         let asking = async move {
             let keys = context.keys.now();
             let applicant = Applicant { claims: &claims, token: &token, grant: grant.as_deref() };
@@ -303,14 +310,14 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
     async fn authenticate(&mut self, id: Option<&str>, token: &str) {
         let verified = self.context.keys.verify(token, &self.context.clock).await;
         let (code, text) = match verified {
-            Ok(claims) if claims.user == self.guest.claims.user => return self.authenticated(id, token, claims),
+            Ok(claims) if claims.user == self.claims.user => return self.authenticated(id, token, claims),
             Ok(_) => (ErrorCode::TokenInvalid, "the token is another user's"),
             Err(TokenError::Expired) => (ErrorCode::TokenExpired, "the token has expired"),
             Err(TokenError::Unavailable) => {
                 (ErrorCode::AuthorizationUnavailable, "the key that the token names cannot be had now")
             }
             Err(error @ (TokenError::Invalid(_) | TokenError::UnknownKey)) => {
-                tracing::debug!(user = %self.guest.claims.user, reason = %error, "verify a newer token");
+                tracing::debug!(user = %self.claims.user, reason = %error, "verify a newer token");
                 (ErrorCode::TokenInvalid, "the token is not valid")
             }
         };
@@ -325,8 +332,10 @@ impl<R: AsyncRead + Unpin> Conversation<R> {
         let by_claims = self.context.authorizer.is_by_claims();
         let covers = |room: &Room| !by_claims || claims.rooms.cover(room);
         self.session.claims_changed(AutomaticRooms::of(&claims).rooms, covers, &mut self.actions);
-        self.guest.claims = Arc::new(claims);
-        self.guest.token = token.into();
+        self.claims = Arc::new(claims);
+        if self.context.authorizer.shows_tokens() {
+            self.token = token.into();
+        }
         self.outbox.push(ServerMessage::Authenticated { id, payload }.frame());
     }
 

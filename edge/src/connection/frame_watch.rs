@@ -1,4 +1,5 @@
-//! Finds what tungstenite finds late or never, as the bytes come in: text that is not UTF-8, in the midst of a frame, too
+//! Follows the frames in what a client sends (RFC 6455, section 5.2), to know when it is between two messages, and to find
+//! what tungstenite finds late or never, as the bytes come in: text that is not UTF-8, in the midst of a frame, too
 //! (RFC 6455, section 8.1: fail fast), and messages in fragments without end, which may all be empty. Follows the frames
 //! only as far as that needs; whatever else is wrong with them is tungstenite's to find. Pure.
 
@@ -13,6 +14,7 @@ const MAX_HEADER: usize = 14;
 const CONTINUATION: u8 = 0;
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
 
 #[derive(Debug)]
 pub(super) struct FrameWatch {
@@ -26,9 +28,13 @@ pub(super) struct FrameWatch {
     /// What is still to come of the frame's payload. Zero: a header is next.
     left: u64,
     mask: [u8; 4],
-    /// Whether the message is text, and whether the frame is a part of it rather than a control frame.
+    /// Of the frame.
+    opcode: u8,
+    /// Whether the message is text.
     text: bool,
-    watched: bool,
+    /// Fragments of a message came, and its last one did not.
+    fragmented: bool,
+    closed: bool,
     characters: Characters,
 }
 
@@ -41,8 +47,10 @@ impl FrameWatch {
             have: 0,
             left: 0,
             mask: [0; 4],
+            opcode: 0,
             text: false,
-            watched: false,
+            fragmented: false,
+            closed: false,
             characters: Characters::default(),
         }
     }
@@ -57,13 +65,18 @@ impl FrameWatch {
             }
             let run = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len()).min(RUN);
             let (payload, rest) = bytes.split_at(run);
-            if self.watched && !self.see_text(payload) {
+            if self.is_text() && !self.see_text(payload) {
                 return Err(CloseReason::BadUtf8);
             }
             self.left -= run as u64;
             bytes = rest;
         }
         Ok(())
+    }
+
+    /// Whether nothing is open: neither a frame nor a message, and no close.
+    pub(super) fn is_between(&self) -> bool {
+        self.have == 0 && self.left == 0 && !self.fragmented && !self.closed
     }
 
     fn header_byte(&mut self, byte: u8) -> Result<(), CloseReason> {
@@ -90,16 +103,26 @@ impl FrameWatch {
         if masked {
             self.mask.copy_from_slice(&self.header[mask_at..mask_at + 4]);
         }
-        let opcode = self.header[0] & 0x0f;
-        match opcode {
+        self.opcode = self.header[0] & 0x0f;
+        match self.opcode {
             TEXT => (self.text, self.frames, self.characters) = (true, 1, Characters::default()),
             BINARY => (self.text, self.frames) = (false, 1),
             CONTINUATION => self.frames += 1,
             _ => {}
         }
-        self.watched = self.text && matches!(opcode, TEXT | CONTINUATION);
+        match self.opcode {
+            // A ping or a pong may come between two fragments.
+            0..CLOSE => self.fragmented = self.header[0] & 0x80 == 0,
+            CLOSE => self.closed = true,
+            _ => {}
+        }
         self.have = 0;
         if self.frames > self.max_frames { Err(CloseReason::MessageTooLarge) } else { Ok(()) }
+    }
+
+    /// Whether the frame is a part of a text rather than a control frame.
+    fn is_text(&self) -> bool {
+        self.text && matches!(self.opcode, TEXT | CONTINUATION)
     }
 
     fn see_text(&mut self, masked: &[u8]) -> bool {
@@ -176,6 +199,43 @@ mod tests {
     fn bad_at(bytes: &[u8]) -> Option<usize> {
         let mut watch = FrameWatch::new(1000);
         bytes.iter().position(|byte| watch.see(&[*byte]).is_err())
+    }
+
+    /// After how many bytes it is between messages, the bytes coming in pieces of this size.
+    fn between(bytes: &[u8], size: usize) -> Vec<usize> {
+        let (mut watch, mut at, mut found) = (FrameWatch::new(1 << 20), 0, Vec::new());
+        for piece in bytes.chunks(size) {
+            watch.see(piece).unwrap();
+            at += piece.len();
+            found.extend(watch.is_between().then_some(at));
+        }
+        found
+    }
+
+    #[test]
+    fn messages_end_where_their_last_frame_does() {
+        let mut ends = Vec::new();
+        let mut bytes = Vec::new();
+        for length in [0, 1, 125, 126, 300, 65535, 65536] {
+            let payload = vec![b'x'; length];
+            bytes.extend(frame(true, TEXT, &payload));
+            ends.push(bytes.len());
+            // In two fragments with a ping in between, and an empty one.
+            let fragment = |fin, payload: &[u8]| frame(fin, CONTINUATION, payload);
+            let fragments = [frame(false, TEXT, &payload), frame(true, 9, b"abc"), fragment(false, b"")];
+            bytes.extend([fragments.concat(), fragment(true, &payload)].concat());
+            ends.push(bytes.len());
+        }
+        assert_eq!(between(&bytes, 1), ends);
+        let seen = ends.iter().copied().filter(|end| end % 7 == 0 || *end == bytes.len()).collect::<Vec<_>>();
+        assert_eq!(between(&bytes, 7), seen);
+        assert_eq!(between(&bytes, bytes.len()), [bytes.len()]);
+    }
+
+    #[test]
+    fn after_a_close_there_is_no_next_message() {
+        let bytes = [frame(true, CLOSE, &[3, 232]), frame(true, TEXT, b"x")].concat();
+        assert!(between(&bytes, 1).is_empty());
     }
 
     #[test]

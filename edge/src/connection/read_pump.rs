@@ -1,16 +1,18 @@
 //! The reading half of a connection. Framing, masking and fragments are tungstenite's; it reads from our socket and writes
 //! its own answers (pongs) into a list of ours, from where they go through the outbox like everything else. Frames are
 //! watched on their way in, so that what is wrong with a message is found before all of it is there.
+//!
+//! Context and buffer, 1.3 KiB, are there only while a message is being read: most connections are idle.
 
 use std::{
     future::poll_fn,
     io::{self, Read, Write},
+    mem::MaybeUninit,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
-use smallvec::SmallVec;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio_tungstenite::tungstenite::{
     Error, Message, Utf8Bytes,
@@ -26,9 +28,16 @@ const MAX_ANSWER_BYTES: usize = 4096;
 
 pub(super) struct ReadPump<R> {
     reader: R,
-    websocket: Box<WebSocketContext>,
+    /// None between two messages.
+    open: Option<Box<Open>>,
+    max_message_bytes: usize,
     /// Whole frames that tungstenite wants written.
-    answers: SmallVec<[Bytes; 1]>,
+    answers: Vec<Bytes>,
+}
+
+/// A message that is being read.
+struct Open {
+    websocket: WebSocketContext,
     watch: FrameWatch,
     /// What was found wrong: what came whole before it is still handled, and nothing is read any more.
     wrong: Option<CloseReason>,
@@ -48,16 +57,20 @@ pub(super) enum Received {
 impl<R: AsyncRead + Unpin> ReadPump<R> {
     /// `leftover`: what the client sent right behind its request for the upgrade.
     pub(super) fn new(reader: R, leftover: &[u8], max_message_bytes: usize) -> Self {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER_BYTES)
-            .write_buffer_size(0)
-            .max_write_buffer_size(MAX_ANSWER_BYTES)
-            .max_message_size(Some(max_message_bytes))
-            .max_frame_size(Some(max_message_bytes));
-        let websocket = WebSocketContext::from_partially_read(leftover.to_vec(), Role::Server, Some(config));
-        let mut watch = FrameWatch::new(max_message_bytes);
-        let wrong = watch.see(leftover).err();
-        Self { reader, websocket: Box::new(websocket), answers: SmallVec::new(), watch, wrong }
+        let open = (!leftover.is_empty()).then(|| Open::new(leftover, max_message_bytes));
+        Self { reader, open, max_message_bytes, answers: Vec::new() }
+    }
+
+    /// Waits for the first bytes of a message.
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        let mut buffer = [MaybeUninit::uninit(); READ_BUFFER_BYTES];
+        let mut into = ReadBuf::uninit(&mut buffer);
+        let read = ready!(Pin::new(&mut self.reader).poll_read(cx, &mut into));
+        if read.is_err() || into.filled().is_empty() {
+            return Poll::Ready(Err(CloseReason::Gone));
+        }
+        self.open = Some(Open::new(into.filled(), self.max_message_bytes));
+        Poll::Ready(Ok(()))
     }
 
     /// The next message, or why there will be none. Cancel-safe: what was read stays in the WebSocket's buffer.
@@ -94,16 +107,15 @@ impl<R: AsyncRead + Unpin> ReadPump<R> {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Received, CloseReason>> {
-        let mut received = false;
-        let mut io = Io {
-            reader: &mut self.reader,
-            answers: &mut self.answers,
-            watch: &mut self.watch,
-            wrong: &mut self.wrong,
-            cx,
-            received: &mut received,
-        };
-        match self.websocket.read(&mut io) {
+        let mut received = self.open.is_none();
+        if received {
+            ready!(self.poll_open(cx))?;
+        }
+        let Self { reader, open, answers, .. } = self;
+        let Some(message) = open else { return Poll::Ready(Err(CloseReason::Internal)) };
+        let Open { websocket, watch, wrong } = &mut **message;
+        let mut io = Io { reader, answers, watch, wrong, cx, received: &mut received };
+        match websocket.read(&mut io) {
             Ok(Message::Text(text)) => Poll::Ready(Ok(Received::Text(text))),
             Ok(Message::Binary(bytes)) => Poll::Ready(Ok(Received::Binary(bytes))),
             // 1005 stands for a close frame without a code; tungstenite answers a code not allowed by an error.
@@ -112,16 +124,36 @@ impl<R: AsyncRead + Unpin> ReadPump<R> {
             }
             Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {
                 // Tungstenite hands its pong over with the next read or flush.
-                let _ = self.websocket.flush(&mut io);
+                let _ = websocket.flush(&mut io);
                 Poll::Ready(Ok(Received::Control))
             }
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                if watch.is_between() {
+                    // All that came was whole messages, and they were handed over.
+                    *open = None;
+                }
                 // Part of a message: the reader's waker is registered, and the next call goes on where this one stopped.
                 if received { Poll::Ready(Ok(Received::Part)) } else { Poll::Pending }
             }
-            Err(Error::Io(_)) if let Some(reason) = self.wrong => Poll::Ready(Err(reason)),
+            Err(Error::Io(_)) if let Some(reason) = *wrong => Poll::Ready(Err(reason)),
             Err(error) => Poll::Ready(Err(reason_of(&error))),
         }
+    }
+}
+
+impl Open {
+    /// A message begins with these bytes.
+    fn new(bytes: &[u8], max_message_bytes: usize) -> Box<Self> {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .write_buffer_size(0)
+            .max_write_buffer_size(MAX_ANSWER_BYTES)
+            .max_message_size(Some(max_message_bytes))
+            .max_frame_size(Some(max_message_bytes));
+        let websocket = WebSocketContext::from_partially_read(bytes.to_vec(), Role::Server, Some(config));
+        let mut watch = FrameWatch::new(max_message_bytes);
+        let wrong = watch.see(bytes).err();
+        Box::new(Self { websocket, watch, wrong })
     }
 }
 
@@ -141,7 +173,7 @@ fn reason_of(error: &Error) -> CloseReason {
 /// What tungstenite sees as its blocking stream.
 struct Io<'a, 'c, R> {
     reader: &'a mut R,
-    answers: &'a mut SmallVec<[Bytes; 1]>,
+    answers: &'a mut Vec<Bytes>,
     watch: &'a mut FrameWatch,
     wrong: &'a mut Option<CloseReason>,
     cx: &'a mut Context<'c>,

@@ -54,7 +54,8 @@ async fn next_turn(turns: &VecDeque<Room>, outbox: &Outbox) -> Option<Room> {
 /// Drives the replays of a connection, while there are any; never ends.
 pub(super) async fn drive(slot: &mut Option<Box<Replays>>, hub: &Hub, outbox: &Arc<Outbox>) {
     while let Some(replays) = slot {
-        replays.step(hub, outbox).await;
+        // Boxed, so that a connection without any keeps no place for it.
+        Box::pin(replays.step(hub, outbox)).await;
         if replays.is_empty() {
             *slot = None;
         }

@@ -93,12 +93,12 @@ impl Edge {
                 write_wait: Duration::from_secs(10),
                 max_age: Some(Duration::from_hours(1)),
                 max_message_bytes: 1000,
-                session: crate::session::Settings {
+                session: Arc::new(crate::session::Settings {
                     max_rooms: 10,
                     publish_timeout: Duration::from_secs(5),
                     rate: 50,
                     burst: 100,
-                },
+                }),
             },
             hub,
             upstream: Upstream::new(upstream, metrics.clone()),

@@ -59,7 +59,7 @@ pub(super) struct HubRoom {
     /// The link was asked where the room stands, and has not answered yet.
     asked: bool,
     /// Where we stood then.
-    asked_from: Option<Position>,
+    asked_from: Option<Box<Position>>,
     pub(super) listed: Listed,
     pub(super) empty_since: Option<Instant>,
 }

@@ -88,6 +88,17 @@ pub(super) enum Command {
     },
 }
 
+impl Command {
+    /// The room, of what a link brought.
+    pub(super) fn brought_for(self) -> Option<String> {
+        match self {
+            Self::State { room, .. } | Self::Publications { room, .. } | Self::Lost { room, .. } => Some(room),
+            Self::Page { result, .. } => Some(result.room),
+            Self::Join { .. } | Self::Leave { .. } | Self::More { .. } | Self::Place(_) | Self::Look { .. } => None,
+        }
+    }
+}
+
 /// What the links share with a shard beside its queue: the links never wait for it.
 #[derive(Debug, Default)]
 pub(super) struct Overflow {
@@ -231,7 +242,7 @@ impl Shard {
         }
     }
 
-    fn count_ages<'a>(&self, fresh: impl ExactSizeIterator<Item = &'a Bytes>) {
+    fn count_ages<'a>(&mut self, fresh: impl ExactSizeIterator<Item = &'a Bytes>) {
         if fresh.len() > 0 {
             let now_ms = self.clock.unix_ms();
             for stamp in fresh.filter_map(|entry| Stamp::of(entry)) {

@@ -1,6 +1,7 @@
 mod census;
 mod found;
 mod replay;
+mod walks;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

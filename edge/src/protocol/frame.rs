@@ -17,10 +17,11 @@ pub fn text_with(hint: usize, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     buffer.resize(ROOM, 0);
     write(&mut buffer);
     let payload = buffer.len() - ROOM;
-    let mut header = Vec::with_capacity(ROOM);
-    format_header(OpCode::Data(Data::Text), payload, &mut header);
-    let start = ROOM - header.len();
-    buffer[start..ROOM].copy_from_slice(&header);
+    let mut header = [0; ROOM];
+    let mut unused = &mut header[..];
+    format_header(OpCode::Data(Data::Text), payload, &mut unused);
+    let start = unused.len();
+    buffer[start..ROOM].copy_from_slice(&header[..ROOM - start]);
     Bytes::from(buffer).split_off(start)
 }
 
@@ -58,7 +59,7 @@ fn build(opcode: OpCode, payload: &[u8]) -> Bytes {
     frame.into()
 }
 
-fn format_header(opcode: OpCode, payload: usize, into: &mut Vec<u8>) {
+fn format_header(opcode: OpCode, payload: usize, into: &mut impl std::io::Write) {
     let header = FrameHeader { opcode, ..FrameHeader::default() };
     // Writing to memory cannot fail.
     let _ = header.format(payload as u64, into);

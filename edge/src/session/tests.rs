@@ -26,7 +26,8 @@ impl Harness {
 
     fn with(automatic: Vec<AutomaticRoom>, settings: Settings) -> Self {
         let now = Instant::now();
-        Self { session: Session::new("c", automatic, settings, Counter::default(), now), actions: Vec::new(), now }
+        let session = Session::new("c".into(), automatic, settings.into(), Counter::default(), now);
+        Self { session, actions: Vec::new(), now }
     }
 
     fn send(&mut self, message: &Value) -> &mut Self {

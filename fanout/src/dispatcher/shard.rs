@@ -58,10 +58,8 @@ pub(super) struct RoomData {
     pub(super) serial: u64,
     /// A page for those behind is being read.
     pub(super) catching_up: bool,
-    /// In the list of unwanted rooms.
-    lingering: bool,
-    /// When the last attachment left.
-    left_at: Instant,
+    /// When the last attachment left; there while the room is in the list of unwanted ones.
+    left_at: Option<Box<Instant>>,
     /// An announcement came since the sweep last looked.
     pub(super) heard: bool,
     /// When the store last knew that the room is live.
@@ -211,8 +209,7 @@ impl Shard {
                 phase: Phase::Subscribing,
                 serial: *serial,
                 catching_up: false,
-                lingering: false,
-                left_at: Instant::now(),
+                left_at: None,
                 heard: false,
                 renewed: None,
             }
@@ -237,9 +234,9 @@ impl Shard {
     fn left(&mut self, room: &Room) {
         self.release(room);
         let Some(entry) = self.routing.get_mut(room).filter(|entry| entry.members.is_empty()) else { return };
-        entry.data.left_at = Instant::now();
-        if !std::mem::replace(&mut entry.data.lingering, true) {
-            self.unwanted.push_back((entry.data.left_at + UNWANTED_LINGER, room.clone(), entry.data.serial));
+        let now = Instant::now();
+        if entry.data.left_at.replace(Box::new(now)).is_none() {
+            self.unwanted.push_back((now + UNWANTED_LINGER, room.clone(), entry.data.serial));
         }
     }
 
@@ -256,13 +253,13 @@ impl Shard {
         let now = Instant::now();
         while let Some((_, room, serial)) = self.unwanted.pop_front_if(|(at, ..)| *at <= now) {
             let Some(entry) = self.routing.get_mut(&room).filter(|entry| entry.data.serial == serial) else { continue };
-            let until = entry.data.left_at + UNWANTED_LINGER;
-            if entry.members.is_empty() && until > now {
+            let until = entry.data.left_at.as_deref().map(|left_at| *left_at + UNWANTED_LINGER);
+            if let Some(until) = until.filter(|until| entry.members.is_empty() && *until > now) {
                 // It was wanted meanwhile, and left again.
                 self.unwanted.push_back((until, room, serial));
                 continue;
             }
-            entry.data.lingering = false;
+            entry.data.left_at = None;
             if self.routing.forget(&room) {
                 self.store.unsubscribe(&room);
                 self.metrics.rooms.dec();

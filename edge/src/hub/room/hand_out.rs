@@ -21,6 +21,10 @@ impl HubRoom {
             return 0;
         }
         let admitted: Vec<_> = self.waiting.drain(..limit.min(self.waiting.len())).collect();
+        if self.waiting.is_empty() {
+            // Its memory is given back: most rooms never need it again.
+            self.waiting = Vec::new();
+        }
         let count = admitted.len();
         for joining in admitted {
             self.admit(joining, cx);

@@ -64,7 +64,7 @@ impl HubRoom {
         if let Some(link) = self.link.and_then(|link| placement.get(link)) {
             link.interest.set(self.name.clone(), Wish { wanted: true, position: self.received.clone() });
             self.asked = true;
-            self.asked_from.clone_from(&self.received);
+            self.asked_from = self.received.clone().map(Box::new);
         }
     }
 
@@ -96,7 +96,7 @@ impl HubRoom {
             }
             Some(before) if !is_ahead(&position, before) => {}
             // An answer to what was asked from elsewhere says nothing of what lies between.
-            Some(before) if complete || self.asked_from.as_ref() != Some(before) => self.ask(cx.placement),
+            Some(before) if complete || self.asked_from.as_deref() != Some(before) => self.ask(cx.placement),
             Some(_) => self.lost(position, LostReason::Failover),
         }
     }
