@@ -13,7 +13,7 @@ use tokio::{
 
 use self::bystanders::{Bystanders, Felt};
 use crate::harness::{
-    Opening, Plan, RawClient, Stage, Token, closed, eventually, metric, readyz, refused, serial, tell,
+    Backend, Opening, Plan, RawClient, Reply, Stage, Token, closed, eventually, metric, readyz, refused, serial, tell,
 };
 
 const MIB: u64 = 1 << 20;
@@ -43,7 +43,7 @@ impl Flood {
         let stage = plan.start().await;
         let edge = stage.edge(0);
         let mut bystanders = Bystanders::of(&stage).await;
-        let before = bystanders.watch().await;
+        let before = bystanders.watch(50).await;
         let memory = edge.process.memory();
 
         let mut attackers = JoinSet::new();
@@ -51,7 +51,7 @@ impl Flood {
             attackers.spawn(attack(edge.ws, number));
         }
         eventually("the limit", async || met(&stage).await > 0).await;
-        let during = bystanders.watch().await;
+        let during = bystanders.watch(100).await;
         let grown = edge.process.memory().saturating_sub(memory);
         let met = met(&stage).await;
         drop(attackers);
@@ -68,7 +68,7 @@ impl Flood {
         assert!(delivery < DELIVERY && connect < CONNECT, "{}: {during:?}", self.what);
         assert!(grown < self.bound, "{}: {} MiB", self.what, grown / MIB);
         // It has left nothing behind.
-        bystanders.watch().await;
+        bystanders.watch(10).await;
     }
 }
 
@@ -165,12 +165,62 @@ async fn of_pings() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_fragments_with_nothing_in_them() {
-    let flood = Flood { what: "empty fragments", attackers: 20, bound: 64 * MIB };
+    let flood = Flood { what: "empty fragments", attackers: 6, bound: 64 * MIB };
     // One message that never ends.
     let mut fragments = vec![0x01, 0x80, 0, 0, 0, 0];
     fragments.extend([0x00, 0x80, 0, 0, 0, 0].repeat(20_000));
     let attack = move |edge, number| attack_with(edge, number, fragments.clone());
     flood.run(Stage::plan(), attack, async |stage| closed(stage.edge(0).ops, "message_too_large").await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_sockets_of_one_user() {
+    let flood = Flood { what: "sockets of one user", attackers: 60, bound: 64 * MIB };
+    let token = Token::of("attacker").sign();
+    let attack = move |edge, _| {
+        let token = token.clone();
+        async move {
+            loop {
+                let open = RawClient::connect_to(edge, "/ws", &token).await;
+                sleep(Duration::from_millis(if open.is_ok() { 500 } else { 50 })).await;
+            }
+        }
+    };
+    flood.run(Stage::plan(), attack, async |stage| refused(stage.edge(0).ops, "too_many_connections").await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_broadcasts() {
+    let flood = Flood { what: "broadcasts", attackers: 20, bound: 64 * MIB };
+    let mut frames = text(r#"{"type":"join","payload":{"room":"flood"}}"#);
+    frames.extend(text(r#"{"type":"broadcast","payload":{"room":"flood","body":1}}"#).repeat(1000));
+    let attack = move |edge, number| attack_with(edge, number, frames.clone());
+    flood.run(Stage::plan(), attack, async |stage| closed(stage.edge(0).ops, "rate_limited").await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_rooms() {
+    let flood = Flood { what: "rooms", attackers: 20, bound: 64 * MIB };
+    let join = |number: usize, room| text(&format!(r#"{{"type":"join","payload":{{"room":"{number}-{room}"}}}}"#));
+    let attack = move |edge, number| attack_with(edge, number, (0..1000).flat_map(|room| join(number, room)).collect());
+    flood.run(Stage::plan(), attack, async |stage| closed(stage.edge(0).ops, "rate_limited").await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_joins_that_the_backend_does_not_answer() {
+    let flood = Flood { what: "joins that the backend does not answer", attackers: 50, bound: 64 * MIB };
+    let backend = Backend::answering(|question| if question.room == "square" { Reply::Yes } else { Reply::Never });
+    let join = |number: usize, room| text(&format!(r#"{{"type":"join","payload":{{"room":"{number}-{room}"}}}}"#));
+    let attack = move |edge, number| attack_with(edge, number, (0..50).flat_map(|room| join(number, room)).collect());
+    let plan = Stage::plan().with("BACKEND_URL", format!("http://{}", backend.address)).with("BACKEND_QUEUE", "256");
+    let full = async |stage: &Stage| metric(stage.edge(0).ops, "espigon_edge_backend_queue_full_total").await;
+    flood.run(plan, attack, full).await;
+}
+
+/// A text message, masked with zeros.
+fn text(text: &str) -> Vec<u8> {
+    let length = u8::try_from(text.len()).ok().filter(|length| *length < 126).expect("a short message");
+    [&[0x81, 0x80 | length, 0, 0, 0, 0], text.as_bytes()].concat()
 }
 
 /// Sends these frames, again and again over new connections, and reads nothing until they are sent.

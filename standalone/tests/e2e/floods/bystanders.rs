@@ -9,8 +9,7 @@ use crate::harness::{Client, Edge, Stage, publish_body};
 /// Members of the room.
 const MEMBERS: usize = 10;
 
-/// Publications watched, one each 20 ms; with each tenth a newcomer.
-const PUBLICATIONS: u64 = 100;
+/// A publication each 20 ms; with each tenth a newcomer.
 const PACE: Duration = Duration::from_millis(20);
 
 /// Clients that have no part in a flood, and their publisher.
@@ -41,11 +40,11 @@ impl<'a> Bystanders<'a> {
         Self { edge, clients, publisher: stage.fanout(0).grpc().await, seq: 0 }
     }
 
-    /// What they feel now. Each publication must reach all of them, and each newcomer be let in.
-    pub(super) async fn watch(&mut self) -> Felt {
+    /// What they feel now, by so many publications. Each must reach all of them, and each newcomer be let in.
+    pub(super) async fn watch(&mut self, publications: usize) -> Felt {
         let (mut deliveries, mut connects) = (Vec::new(), Vec::new());
         let mut ticks = interval(PACE);
-        for number in 0..PUBLICATIONS {
+        for number in 0..publications {
             ticks.tick().await;
             let start = Instant::now();
             self.publisher.publish(publish_body("square", "1")).await.unwrap();
