@@ -48,7 +48,7 @@ screenshots: tools clients/js/node_modules
 
 # What README tells backends to do, run as it is written there.
 test-publishers: tools clients/publishers/.venv clients/publishers/node_modules
-	cargo build --locked -p fanout --bin fanout
+	cargo build --workspace --bins --locked
 	cd clients/publishers && ESPIGON_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug" \
 	.venv/bin/pytest --quiet -p no:cacheprovider
 
