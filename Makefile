@@ -65,6 +65,7 @@ tools:
 	@missing=""; \
 	command -v redis-server > /dev/null || missing="$$missing redis-server"; \
 	command -v curl > /dev/null || missing="$$missing curl"; \
+	command -v openssl > /dev/null || missing="$$missing openssl"; \
 	command -v git > /dev/null || missing="$$missing git"; \
 	command -v haproxy > /dev/null || missing="$$missing haproxy"; \
 	command -v promtool > /dev/null || missing="$$missing prometheus"; \

@@ -1,7 +1,7 @@
 //! The settings: environment variables, each but the secrets also a flag. All are parsed and checked together before
 //! any port is bound.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use service::{
@@ -12,7 +12,7 @@ use service::{
 
 use crate::{
     auth::ApiKeys,
-    broker::redis::{RedisAddress, RedisSettings},
+    broker::redis::{RedisAddress, RedisSettings, authorities},
 };
 
 /// Keeps rooms' histories and announces what is published to them.
@@ -34,12 +34,17 @@ pub struct Config {
     #[arg(long, env, default_value = ":7100", value_parser = settings::listen_address)]
     pub api_listen: SocketAddr,
 
-    /// `host:port` or `redis://host:port/<db>`; without it, history lives in this process's memory
+    /// `host:port`, `redis://host:port/<db>`, `rediss://host:port/<db>` (TLS) or
+    /// `redis+sentinel://host:port,host:port/<name>/<db>`; without it, history lives in this process's memory
     #[arg(long, env)]
     pub redis_addr: Option<RedisAddress>,
 
     #[arg(long, env)]
     pub redis_username: Option<String>,
+
+    /// A file with the certificates, in PEM, that vouch for a Redis at `rediss://`; without it, the system's
+    #[arg(long, env)]
+    pub redis_ca: Option<PathBuf>,
 
     /// What the names of all keys and channels begin with
     #[arg(long, env, default_value = "rt", value_parser = prefix)]
@@ -113,6 +118,7 @@ impl Config {
             api_listen: loopback,
             redis_addr: None,
             redis_username: None,
+            redis_ca: None,
             redis_prefix: "rt".to_owned(),
             history_size: 1000,
             history_ttl: Duration::from_mins(5),
@@ -141,6 +147,7 @@ impl Config {
             address,
             username: self.redis_username.clone(),
             password: self.secrets.redis_password.clone(),
+            ca: self.redis_ca.clone(),
             prefix: self.redis_prefix.clone(),
         })
     }
@@ -155,6 +162,12 @@ impl Config {
         }
         if self.redis_addr.is_none() && (self.redis_username.is_some() || self.secrets.redis_password.is_some()) {
             return Err("REDIS_ADDR is not set, but REDIS_USERNAME or REDIS_PASSWORD is".to_owned());
+        }
+        if let Some(ca) = &self.redis_ca {
+            if !self.redis_addr.as_ref().is_some_and(|address| address.tls) {
+                return Err("REDIS_CA is set, but REDIS_ADDR is no rediss:// address".to_owned());
+            }
+            authorities(ca).map_err(|error| format!("REDIS_CA={}: {error}", ca.display()))?;
         }
         Ok(())
     }
@@ -221,6 +234,11 @@ mod tests {
         let mut config = Config::for_development();
         config.secrets.redis_password = Some(Secret::new("x"));
         assert!(config.check().unwrap_err().contains("REDIS_ADDR"));
+        let mut config = Config::for_development();
+        config.redis_ca = Some("/nowhere.pem".into());
+        assert!(config.check().unwrap_err().contains("rediss://"));
+        config.redis_addr = Some("rediss://a:1".parse().unwrap());
+        assert!(config.check().unwrap_err().contains("/nowhere.pem"));
         for bad in [["fanout", "--history-size=0"], ["fanout", "--redis-prefix={x}"], ["fanout", "--redis-addr=x:y:z"]]
         {
             assert!(Config::try_parse_from(bad).is_err(), "{bad:?}");

@@ -1,6 +1,7 @@
 //! Rooms in Redis (≥ 7) or Valkey: what is published is stored and announced by one script, and heard by a connection
 //! that carries nothing else.
 //!
+//! - `address`, `sentinel`, `tls`, `connect`: where the primary is, and how to talk to it.
 //! - `publish`: the queue of publications and its task; `commands`: the connection they go over.
 //! - `subscriber`: the connection that hears; `hearing`: whether it does.
 //! - `fence.lua`, `publish.lua`, `read.lua`, and `script`, their other side; `keys`: all names.
@@ -11,22 +12,26 @@ mod connect;
 mod hearing;
 mod keys;
 mod publish;
+mod safety;
 mod script;
+mod sentinel;
 mod subscriber;
+mod tls;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use proto::{Position, Room};
-use redis::{RedisError, RedisResult, Value};
+use redis::{RedisConnectionInfo, RedisError, RedisResult, Value};
 use service::{Lifecycle, settings::Secret};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
-pub use self::address::RedisAddress;
+pub use self::address::{Place, RedisAddress, Server};
+pub(crate) use self::tls::authorities;
 use self::{
     commands::Commands,
-    connect::Connection,
+    connect::{Connection, Replication},
     hearing::Hearing,
     keys::Keys,
     publish::{Queue, Shared},
@@ -47,8 +52,23 @@ pub struct RedisSettings {
     pub address: RedisAddress,
     pub username: Option<String>,
     pub password: Option<Secret>,
+    /// Certificates that are trusted, if not the system's.
+    pub ca: Option<PathBuf>,
     /// What all names begin with.
     pub prefix: String,
+}
+
+impl RedisSettings {
+    /// Adds who we are.
+    fn identify(&self, mut info: RedisConnectionInfo) -> RedisConnectionInfo {
+        if let Some(username) = &self.username {
+            info = info.set_username(username);
+        }
+        if let Some(password) = &self.password {
+            info = info.set_password(password.expose());
+        }
+        info
+    }
 }
 
 /// See the module. Cloning shares it.
@@ -146,8 +166,8 @@ impl Inner {
         let values = redis.send_packed_commands(&pipeline, 0, rooms.len() + 1).await;
         let mut values = values.map_err(|error| failed(&connection, &error))?.into_iter();
         let info = values.next().and_then(script::text).ok_or(ReadError)?;
-        let replid = connect::replid(&info).ok_or(ReadError)?;
-        let positions: Vec<_> = values.map(|value| position(value, replid)).collect::<Result<_, _>>()?;
+        let here = Replication::read(&info).ok_or(ReadError)?;
+        let positions: Vec<_> = values.map(|value| position(value, &here.id)).collect::<Result<_, _>>()?;
         if positions.len() == rooms.len() { Ok(positions) } else { Err(ReadError) }
     }
 

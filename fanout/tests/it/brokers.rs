@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     patience::eventually,
     redis_server::RedisServer,
+    sentinels::Sentinels,
     subject::{Recorder, Subject},
 };
 
@@ -27,6 +28,15 @@ impl Subject {
     pub(crate) async fn redis(keep: Keep) -> Self {
         let server = RedisServer::start().await;
         let address = server.address();
+        Self::redis_behind(&address, server, keep).await
+    }
+
+    /// By way of a Sentinel.
+    pub(crate) async fn sentinel(keep: Keep) -> Self {
+        let mut server = RedisServer::start().await;
+        let sentinels = Sentinels::start(1, server.port).await;
+        let address = sentinels.address();
+        server.company.push(Box::new(sentinels));
         Self::redis_behind(&address, server, keep).await
     }
 
@@ -67,6 +77,6 @@ fn redis_at(
     end: &CancellationToken,
 ) -> Arc<dyn Broker> {
     let address = address.parse().unwrap();
-    let settings = RedisSettings { address, username: None, password: None, prefix: "rt".to_owned() };
+    let settings = RedisSettings { address, username: None, password: None, ca: None, prefix: "rt".to_owned() };
     Arc::new(Redis::start(settings, keep, events, lifecycle, end))
 }

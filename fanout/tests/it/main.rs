@@ -4,7 +4,7 @@
 
 use redis_server::RedisServer as Server;
 
-/// Runs each case on the memory broker and on a real Redis.
+/// Runs each case on the memory broker, on a real Redis, and on one that a Sentinel names.
 macro_rules! contract {
     ($($case:ident($keep:expr);)*) => {
         mod on_memory {
@@ -23,6 +23,14 @@ macro_rules! contract {
                 subject.finish().await;
             })*
         }
+        mod on_sentinel {
+            $(#[tokio::test]
+            async fn $case() {
+                let subject = crate::subject::Subject::sentinel($keep).await;
+                super::$case(&subject).await;
+                subject.finish().await;
+            })*
+        }
     };
 }
 
@@ -30,6 +38,7 @@ mod api;
 mod brokers;
 mod contract;
 mod drain;
+mod failover;
 mod hearing;
 mod history;
 mod link;
@@ -43,6 +52,10 @@ mod queues;
 mod redis;
 mod redis_node;
 mod redis_server;
+mod safety;
+mod sentinel;
+mod sentinels;
 mod subject;
 mod support;
 mod sweep;
+mod tls;

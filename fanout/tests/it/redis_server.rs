@@ -7,12 +7,14 @@ use std::{
 
 use redis::{FromRedisValue, aio::MultiplexedConnection};
 
-use crate::support::soon;
+use crate::support::{eventually, soon};
 
 pub(crate) struct RedisServer {
     child: Child,
     pub(crate) port: u16,
-    options: Vec<&'static str>,
+    options: Vec<String>,
+    /// What ends with it.
+    pub(crate) company: Vec<Box<dyn Send + Sync>>,
 }
 
 impl RedisServer {
@@ -20,11 +22,22 @@ impl RedisServer {
         Self::start_with(&[]).await
     }
 
-    pub(crate) async fn start_with(options: &[&'static str]) -> Self {
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        let mut server = Self { child: spawn(port, options), port, options: options.to_vec() };
+    pub(crate) async fn start_with(options: &[&str]) -> Self {
+        let port = free_port();
+        let options: Vec<_> = options.iter().map(|option| (*option).to_owned()).collect();
+        let mut server = Self { child: spawn(port, &options), port, options, company: Vec::new() };
         server.ready().await;
         server
+    }
+
+    /// A replica of the server that listens there, once it has what that one has.
+    pub(crate) async fn start_replica(of: u16) -> Self {
+        let replica = Self::start_with(&["--replicaof", "127.0.0.1", &of.to_string()]).await;
+        eventually("the replica", async || {
+            replica.ask::<String>(&["INFO", "replication"]).await.contains("master_link_status:up")
+        })
+        .await;
+        replica
     }
 
     /// Kills it without a goodbye.
@@ -66,6 +79,11 @@ impl RedisServer {
         redis::cmd(command[0]).arg(&command[1..]).query_async(&mut connection).await.unwrap()
     }
 
+    /// Whether anything that speaks Redis' protocol is there.
+    pub(crate) async fn answers(port: u16) -> bool {
+        connect(port).await.is_some()
+    }
+
     /// Connections with subscriptions.
     pub(crate) async fn subscribers(&self) -> usize {
         self.ask::<String>(&["CLIENT", "LIST", "TYPE", "pubsub"]).await.lines().count()
@@ -83,10 +101,19 @@ impl Drop for RedisServer {
     }
 }
 
-fn spawn(port: u16, options: &[&str]) -> Child {
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
+
+fn spawn(port: u16, options: &[String]) -> Child {
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
-    command.args(["--enable-debug-command", "yes"]).args(options).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(["--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0"])
+        .args(options)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command
         .spawn()
         .unwrap_or_else(|error| panic!("these tests need redis-server (apt-get install redis-server): {error}"))

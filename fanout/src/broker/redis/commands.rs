@@ -1,30 +1,39 @@
-//! The command connection under its supervisor: connect, load the scripts, learn who the store is; send the pulse over
-//! it, which also shows whether it works; again.
+//! The command connection under its supervisor: connect to what is a primary, load the scripts, learn who the store is;
+//! send the pulse over it, which also shows whether it works and still leads to the primary; again.
 
 use std::{sync::Arc, time::Duration};
 
-use redis::{RedisError, RedisResult, aio::MultiplexedConnection};
+use redis::{ErrorKind, RedisError, RedisResult, aio::MultiplexedConnection};
 use service::{Backoff, Lifecycle};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     RedisSettings,
-    connect::{Connection, Drivers, connect, lost},
+    address::Place,
+    connect::{Connection, Drivers, Replication, connect, lost},
     hearing::Hearing,
     publish::Shared,
-    script::Scripts,
+    safety,
+    script::{self, Scripts},
+    sentinel,
 };
 use crate::defaults::RETRY;
 
 /// How often the pulse is sent.
 const PULSE_PERIOD: Duration = Duration::from_secs(1);
 
+/// How often Sentinels are asked whether the primary is still the one. One that is replaced hears of it, unless it is cut
+/// off from them; then it is talked to for so long.
+const SENTINEL_PERIOD: Duration = Duration::from_secs(2);
+
 /// A connection at work, and the store behind it.
 #[derive(Debug, Clone)]
 pub(super) struct Connected {
     pub(super) connection: Connection,
     pub(super) store: Arc<str>,
+    /// The server's replication ID, as the last pulse found it.
+    pub(super) replid: Arc<str>,
 }
 
 /// Gives out the connection there is.
@@ -49,7 +58,8 @@ impl Commands {
         Self(receiver)
     }
 
-    /// Resolves when there is another connection, or none any more, or it is known to be another store's.
+    /// Resolves when there is another connection, or none any more, or it is known to lead to another store, or its server
+    /// has another replication ID.
     pub(super) async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
             // The supervisor is gone, and with it soon all else.
@@ -82,7 +92,8 @@ impl Supervisor {
             let error = match self.prepare(drivers).await {
                 Ok(connected) => {
                     self.shared.metrics.reconnected_commands.inc();
-                    tracing::info!(redis = %self.settings.address, store = &*connected.store, "connected for commands");
+                    let server = &connected.connection.server;
+                    tracing::info!(%server, store = &*connected.store, "connected to Redis for commands");
                     backoff.reset();
                     failing = false;
                     let connection = connected.connection.clone();
@@ -107,17 +118,26 @@ impl Supervisor {
 
     async fn prepare(&self, drivers: &Drivers) -> RedisResult<Connected> {
         let connection = connect(&self.settings, None, drivers).await?;
+        let replication = connection.replication().await?;
+        if !replication.primary {
+            return Err(demoted());
+        }
         let mut redis = connection.redis.clone();
         let _: Vec<String> = Scripts::load().query_async(&mut redis).await?;
         let store = self.identify(redis.clone()).await?;
-        warn_of_eviction(redis).await;
-        Ok(Connected { connection, store })
+        safety::warn(redis, &replication, &self.settings).await;
+        Ok(Connected { connection, store, replid: replication.id })
     }
 
     /// Who the store is; it is named here if it has no name yet.
     async fn identify(&self, mut redis: MultiplexedConnection) -> RedisResult<Arc<str>> {
-        let mine = format!("redis-{:016x}", rand::random::<u64>());
         let key = self.shared.keys.identity();
+        let known: Option<String> = redis::cmd("GET").arg(&key).query_async(&mut redis).await?;
+        if let Some(store) = known {
+            // Read first: for want of replicas it may refuse all writes, and can be read all the same.
+            return Ok(store.into());
+        }
+        let mine = format!("redis-{:016x}", rand::random::<u64>());
         let mut identity = redis::pipe();
         identity.cmd("SET").arg(&key).arg(mine).arg("NX").ignore();
         identity.cmd("GET").arg(&key);
@@ -127,14 +147,38 @@ impl Supervisor {
 
     /// Sends the pulse until the connection is of no use any more.
     async fn pulse(&self, connection: &Connection) -> RedisError {
-        loop {
-            if let Err(error) = self.beat(connection).await {
-                return error;
+        let beats = async {
+            loop {
+                if let Err(error) = self.beat(connection).await {
+                    return error;
+                }
+                tokio::select! {
+                    () = connection.dead() => return lost(),
+                    () = self.hearing.wants_pulse() => {}
+                    () = tokio::time::sleep(PULSE_PERIOD) => {}
+                }
             }
-            tokio::select! {
-                () = connection.dead() => return lost(),
-                () = self.hearing.wants_pulse() => {}
-                () = tokio::time::sleep(PULSE_PERIOD) => {}
+        };
+        tokio::select! {
+            error = beats => error,
+            () = self.replaced(connection) => demoted(),
+        }
+    }
+
+    /// Resolves when Sentinels name another primary.
+    async fn replaced(&self, connection: &Connection) {
+        if matches!(self.settings.address.place, Place::At(_)) {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(SENTINEL_PERIOD).await;
+            match sentinel::primary(&self.settings).await {
+                Ok(primary) if primary != connection.server => {
+                    tracing::warn!(%primary, before = %connection.server, "Sentinels name another primary");
+                    return;
+                }
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, "ask the Sentinels"),
             }
         }
     }
@@ -143,9 +187,23 @@ impl Supervisor {
         let mut pipeline = redis::pipe();
         pipeline.cmd("PUBLISH").arg(&self.shared.pulse).arg("").ignore();
         pipeline.cmd("GET").arg(self.shared.keys.identity());
+        pipeline.cmd("INFO").arg("replication");
         let mut redis = connection.redis.clone();
-        let (store,): (Option<String>,) = pipeline.query_async(&mut redis).await?;
+        let (store, info): (Option<String>, redis::Value) = pipeline.query_async(&mut redis).await?;
         self.hearing.pulsed();
+        if let Some(replication) = script::text(info).and_then(|info| Replication::read(&info)) {
+            if !replication.primary {
+                return Err(demoted());
+            }
+            self.sender.send_if_modified(|connected| match connected {
+                Some(connected) if connected.replid != replication.id => {
+                    tracing::warn!(server = %connection.server, "the replication ID has changed: all rooms begin new epochs");
+                    connected.replid = replication.id;
+                    true
+                }
+                _ => false,
+            });
+        }
         let known = self.sender.borrow().as_ref().map(|connected| Arc::clone(&connected.store));
         if store.as_deref() == known.as_deref() {
             return Ok(());
@@ -166,12 +224,6 @@ impl Supervisor {
     }
 }
 
-/// A store that evicts keys loses histories and positions as it likes.
-async fn warn_of_eviction(mut redis: MultiplexedConnection) {
-    let Ok(info) = redis::cmd("INFO").arg("memory").query_async::<String>(&mut redis).await else { return };
-    if let Some(policy) = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"))
-        && policy != "noeviction"
-    {
-        tracing::warn!(policy, "Redis may evict rooms: set maxmemory-policy to noeviction");
-    }
+fn demoted() -> RedisError {
+    RedisError::from((ErrorKind::Io, "the server is not the primary"))
 }

@@ -126,7 +126,7 @@ impl Subscriber {
             let lost = match self.subscribe_all(drivers).await {
                 Ok(connection) => {
                     self.shared.metrics.reconnected_subscriber.inc();
-                    tracing::info!(redis = %self.settings.address, "subscribed");
+                    tracing::info!(server = %connection.server, "subscribed");
                     backoff.reset();
                     failing = false;
                     self.subscriptions.connected.store(true, Ordering::Relaxed);
@@ -166,14 +166,14 @@ impl Subscriber {
         Ok(connection)
     }
 
-    /// What is announced on one server is not heard on another. Without a connection for commands there is nothing to
+    /// What is announced on one server is not heard on another, or only as long as that is its replica. Without a connection for commands there is nothing to
     /// compare with, and nothing is announced; it is compared when there is one.
     async fn check_server(&self, connection: &Connection) -> Result<(), Lost> {
         let Some(commands) = self.commands.connection() else { return Ok(()) };
-        let here = connection.replid().await?;
+        let here = connection.replication().await?;
         // Without an answer there the pulse will tell.
-        match commands.replid().await {
-            Ok(there) if there != here => Err(Lost::Elsewhere),
+        match commands.replication().await {
+            Ok(there) if there.id != here.id || !here.primary => Err(Lost::Elsewhere),
             _ => Ok(()),
         }
     }
