@@ -5,14 +5,20 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use redis::{FromRedisValue, aio::MultiplexedConnection};
+use redis::{AsyncConnectionConfig, FromRedisValue, aio::MultiplexedConnection};
+use tempfile::TempDir;
 
-use crate::support::{eventually, soon};
+use crate::support::{PATIENCE, eventually, soon};
+
+/// For a port that was taken before the server had it.
+pub(crate) const TRIES: usize = 5;
 
 pub(crate) struct RedisServer {
     child: Child,
     pub(crate) port: u16,
     options: Vec<String>,
+    /// Replicas keep what they got from their primary in a file.
+    _files: TempDir,
     /// What ends with it.
     pub(crate) company: Vec<Box<dyn Send + Sync>>,
 }
@@ -23,11 +29,23 @@ impl RedisServer {
     }
 
     pub(crate) async fn start_with(options: &[&str]) -> Self {
+        for _ in 0..TRIES {
+            if let Some(server) = Self::try_start(options).await {
+                return server;
+            }
+        }
+        panic!("redis-server ends at once with {options:?}");
+    }
+
+    /// `None`: it ended, as when its port was taken meanwhile.
+    pub(crate) async fn try_start(options: &[&str]) -> Option<Self> {
         let port = free_port();
-        let options: Vec<_> = options.iter().map(|option| (*option).to_owned()).collect();
-        let mut server = Self { child: spawn(port, &options), port, options, company: Vec::new() };
-        server.ready().await;
-        server
+        let files = tempfile::tempdir().unwrap();
+        let own = ["--dir", files.path().to_str().unwrap()];
+        let options: Vec<_> = own.iter().chain(options).map(|option| (*option).to_owned()).collect();
+        let child = spawn(port, &options);
+        let mut server = Self { child, port, options, _files: files, company: Vec::new() };
+        server.ready().await.then_some(server)
     }
 
     /// A replica of the server that listens there, once it has what that one has.
@@ -49,7 +67,7 @@ impl RedisServer {
     /// Starts it again on the same port, empty.
     pub(crate) async fn restart(&mut self) {
         self.child = spawn(self.port, &self.options);
-        self.ready().await;
+        assert!(self.ready().await, "redis-server ended");
     }
 
     /// Stops or continues the process: a peer that is there but silent.
@@ -58,15 +76,21 @@ impl RedisServer {
         assert!(status.success());
     }
 
-    async fn ready(&mut self) {
+    /// Waits until it answers; false if it ended instead.
+    async fn ready(&mut self) -> bool {
         let port = self.port;
         soon("redis-server", async {
-            while connect(port).await.is_none() {
-                assert_eq!(self.child.try_wait().unwrap(), None, "redis-server ended");
+            loop {
+                if self.child.try_wait().unwrap().is_some() {
+                    return false;
+                }
+                if connect(port).await.is_some() {
+                    return true;
+                }
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             }
         })
-        .await;
+        .await
     }
 
     /// Asks it something, over a connection for the purpose.
@@ -121,7 +145,10 @@ fn spawn(port: u16, options: &[String]) -> Child {
 
 async fn connect(port: u16) -> Option<MultiplexedConnection> {
     let client = redis::Client::open(("127.0.0.1", port)).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.ok()?;
+    // The machine may be busy, and some of what is asked takes a while.
+    let config =
+        AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE)).set_connection_timeout(Some(PATIENCE));
+    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await.ok()?;
     redis::cmd("PING").query_async::<String>(&mut connection).await.ok()?;
     Some(connection)
 }
