@@ -12,7 +12,7 @@ use service::{
 
 use crate::{
     auth::ApiKeys,
-    broker::redis::{RedisAddress, RedisSettings, authorities},
+    broker::redis::{Place, RedisAddress, RedisSettings, authorities},
 };
 
 /// Keeps rooms' histories and announces what is published to them.
@@ -45,6 +45,10 @@ pub struct Config {
     /// A file with the certificates, in PEM, that vouch for a Redis at `rediss://`; without it, the system's
     #[arg(long, env)]
     pub redis_ca: Option<PathBuf>,
+
+    /// `REDIS_ADDR` is that of any server of a Redis Cluster
+    #[arg(long, env, default_value_t = false, action = clap::ArgAction::Set)]
+    pub redis_cluster: bool,
 
     /// What the names of all keys and channels begin with
     #[arg(long, env, default_value = "rt", value_parser = prefix)]
@@ -119,6 +123,7 @@ impl Config {
             redis_addr: None,
             redis_username: None,
             redis_ca: None,
+            redis_cluster: false,
             redis_prefix: "rt".to_owned(),
             history_size: 1000,
             history_ttl: Duration::from_mins(5),
@@ -149,6 +154,7 @@ impl Config {
             password: self.secrets.redis_password.clone(),
             ca: self.redis_ca.clone(),
             prefix: self.redis_prefix.clone(),
+            cluster: self.redis_cluster,
         })
     }
 
@@ -162,6 +168,9 @@ impl Config {
         }
         if self.redis_addr.is_none() && (self.redis_username.is_some() || self.secrets.redis_password.is_some()) {
             return Err("REDIS_ADDR is not set, but REDIS_USERNAME or REDIS_PASSWORD is".to_owned());
+        }
+        if self.redis_cluster && !matches!(&self.redis_addr, Some(RedisAddress { place: Place::At(_), db: 0, .. })) {
+            return Err("REDIS_CLUSTER: REDIS_ADDR must be a server of the Cluster, which has no databases".to_owned());
         }
         if let Some(ca) = &self.redis_ca {
             if !self.redis_addr.as_ref().is_some_and(|address| address.tls) {
@@ -239,6 +248,12 @@ mod tests {
         assert!(config.check().unwrap_err().contains("rediss://"));
         config.redis_addr = Some("rediss://a:1".parse().unwrap());
         assert!(config.check().unwrap_err().contains("/nowhere.pem"));
+        let mut config = Config::for_development();
+        config.redis_cluster = true;
+        for bad in ["redis://a:1/2", "redis+sentinel://a:1/main"] {
+            config.redis_addr = Some(bad.parse().unwrap());
+            assert!(config.check().unwrap_err().contains("REDIS_CLUSTER"), "{bad}");
+        }
         for bad in [["fanout", "--history-size=0"], ["fanout", "--redis-prefix={x}"], ["fanout", "--redis-addr=x:y:z"]]
         {
             assert!(Config::try_parse_from(bad).is_err(), "{bad:?}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fanout::broker::{
     Broker, Events, Keep,
     memory::Memory,
-    redis::{Redis, RedisSettings},
+    redis::{Redis, RedisSettings, cluster::Cluster},
 };
 use service::{Clock, Lifecycle};
 use tokio_util::sync::CancellationToken;
@@ -49,6 +49,16 @@ impl Subject {
         subject
     }
 
+    /// On a Cluster, with names that begin so.
+    pub(crate) async fn cluster(address: &str, prefix: &str, keep: Keep) -> Self {
+        let (events, lifecycle, end) = (Arc::<Recorder>::default(), Lifecycle::new(), CancellationToken::new());
+        let settings = RedisSettings { cluster: true, prefix: prefix.to_owned(), ..settings(address) };
+        let broker = Cluster::start(settings, keep, Arc::clone(&events) as Arc<dyn Events>, &lifecycle, &end);
+        let subject = Self { broker: Arc::new(broker), events, server: None, lifecycle, end };
+        subject.ready().await;
+        subject
+    }
+
     pub(crate) async fn ready(&self) {
         eventually("the broker", async || self.broker.health().ready).await;
     }
@@ -76,7 +86,16 @@ fn redis_at(
     lifecycle: &Lifecycle,
     end: &CancellationToken,
 ) -> Arc<dyn Broker> {
-    let address = address.parse().unwrap();
-    let settings = RedisSettings { address, username: None, password: None, ca: None, prefix: "rt".to_owned() };
-    Arc::new(Redis::start(settings, keep, events, lifecycle, end))
+    Arc::new(Redis::start(settings(address), keep, events, lifecycle, end))
+}
+
+fn settings(address: &str) -> RedisSettings {
+    RedisSettings {
+        address: address.parse().unwrap(),
+        username: None,
+        password: None,
+        ca: None,
+        prefix: "rt".to_owned(),
+        cluster: false,
+    }
 }

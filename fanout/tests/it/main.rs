@@ -4,7 +4,7 @@
 
 use redis_server::RedisServer as Server;
 
-/// Runs each case on the memory broker, on a real Redis, and on one that a Sentinel names.
+/// Runs each case on the memory broker, on a real Redis, on one that a Sentinel names, and on a Cluster.
 macro_rules! contract {
     ($($case:ident($keep:expr);)*) => {
         mod on_memory {
@@ -23,6 +23,19 @@ macro_rules! contract {
                 subject.finish().await;
             })*
         }
+        mod on_cluster {
+            /// On one for all of them, as it takes a while to form.
+            #[tokio::test]
+            async fn every_case() {
+                let cluster = crate::redis_cluster::RedisCluster::start().await;
+                $({
+                    let subject = cluster.subject(stringify!($case), $keep).await;
+                    super::$case(&subject).await;
+                    subject.finish().await;
+                    println!("{}: well", stringify!($case));
+                })*
+            }
+        }
         mod on_sentinel {
             $(#[tokio::test]
             async fn $case() {
@@ -36,6 +49,7 @@ macro_rules! contract {
 
 mod api;
 mod brokers;
+mod cluster;
 mod contract;
 mod drain;
 mod failover;
@@ -50,6 +64,7 @@ mod publish_api;
 mod publish_stream;
 mod queues;
 mod redis;
+mod redis_cluster;
 mod redis_node;
 mod redis_server;
 mod safety;

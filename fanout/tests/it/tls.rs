@@ -68,6 +68,7 @@ async fn redis_over_tls_is_who_its_authority_says() {
             password: Some(Secret::new("s3cret")),
             ca: Some(path(ca)),
             prefix: "rt".to_owned(),
+            cluster: false,
         };
         let broker = Redis::start(settings, keep(), Arc::clone(&events) as Arc<dyn Events>, &lifecycle, &end);
         Subject { broker: Arc::new(broker), events, server: None, lifecycle, end }

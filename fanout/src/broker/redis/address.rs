@@ -23,7 +23,7 @@ pub enum Place {
 }
 
 /// A host and a port.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Server {
     pub host: String,
     pub port: u16,

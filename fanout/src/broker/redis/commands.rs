@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::{ErrorKind, RedisError, RedisResult, aio::MultiplexedConnection};
+use redis::{ErrorKind, RedisError, RedisResult, Value, aio::MultiplexedConnection};
 use service::{Backoff, Lifecycle};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -14,9 +14,7 @@ use super::{
     connect::{Connection, Drivers, Replication, connect, lost},
     hearing::Hearing,
     publish::Shared,
-    safety,
-    script::{self, Scripts},
-    sentinel,
+    safety, script, sentinel,
 };
 use crate::defaults::RETRY;
 
@@ -108,6 +106,7 @@ impl Supervisor {
             if drivers.end.is_cancelled() {
                 return;
             }
+            self.shared.moved.notify_one();
             if !std::mem::replace(&mut failing, true) {
                 tracing::warn!(redis = %self.settings.address, %error, "no connection for commands: trying until there is");
             }
@@ -123,8 +122,9 @@ impl Supervisor {
             return Err(demoted());
         }
         let mut redis = connection.redis.clone();
-        let _: Vec<String> = Scripts::load().query_async(&mut redis).await?;
-        let store = self.identify(redis.clone()).await?;
+        let _: Vec<String> = self.shared.scripts.load().query_async(&mut redis).await?;
+        // A Cluster keeps the name in one place, where it is asked for by itself.
+        let store = if self.settings.cluster { "".into() } else { self.identify(redis.clone()).await? };
         safety::warn(redis, &replication, &self.settings).await;
         Ok(Connected { connection, store, replid: replication.id })
     }
@@ -185,13 +185,23 @@ impl Supervisor {
 
     async fn beat(&self, connection: &Connection) -> RedisResult<()> {
         let mut pipeline = redis::pipe();
-        pipeline.cmd("PUBLISH").arg(&self.shared.pulse).arg("").ignore();
-        pipeline.cmd("GET").arg(self.shared.keys.identity());
         pipeline.cmd("INFO").arg("replication");
+        let channel = self.hearing.channel();
+        if let Some(channel) = &channel {
+            pipeline.cmd(if self.settings.cluster { "SPUBLISH" } else { "PUBLISH" }).arg(&**channel).arg("");
+        }
         let mut redis = connection.redis.clone();
-        let (store, info): (Option<String>, redis::Value) = pipeline.query_async(&mut redis).await?;
-        self.hearing.pulsed();
-        if let Some(replication) = script::text(info).and_then(|info| Replication::read(&info)) {
+        let mut values =
+            redis.send_packed_commands(&pipeline, 0, 1 + usize::from(channel.is_some())).await?.into_iter();
+        let info = values.next();
+        match values.next() {
+            Some(Value::ServerError(error)) if !self.settings.cluster => return Err(error.into()),
+            // The slot has moved, and the pulse must follow.
+            Some(Value::ServerError(_)) => self.shared.moved.notify_one(),
+            Some(_) => self.hearing.pulsed(),
+            None => {}
+        }
+        if let Some(replication) = info.and_then(script::text).and_then(|info| Replication::read(&info)) {
             if !replication.primary {
                 return Err(demoted());
             }
@@ -204,6 +214,11 @@ impl Supervisor {
                 _ => false,
             });
         }
+        if self.settings.cluster { Ok(()) } else { self.check_store(redis).await }
+    }
+
+    async fn check_store(&self, mut redis: MultiplexedConnection) -> RedisResult<()> {
+        let store: Option<String> = redis::cmd("GET").arg(self.shared.keys.identity()).query_async(&mut redis).await?;
         let known = self.sender.borrow().as_ref().map(|connected| Arc::clone(&connected.store));
         if store.as_deref() == known.as_deref() {
             return Ok(());

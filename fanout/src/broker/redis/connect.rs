@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, ErrorKind, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError, RedisResult,
+    AsyncConnectionConfig, ErrorKind, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError, RedisResult, Value,
     aio::MultiplexedConnection,
 };
 use service::Lifecycle;
@@ -119,6 +119,38 @@ pub(super) async fn connect(
     timeout(CONNECT_TIMEOUT, open(settings, on_push, drivers))
         .await
         .unwrap_or_else(|_| Err(RedisError::from((ErrorKind::Io, "no connection in time"))))
+}
+
+/// Asks one server something, over a connection for the purpose.
+pub(super) async fn ask(
+    server: &Server,
+    settings: &RedisSettings,
+    question: &redis::Pipeline,
+    patience: Duration,
+) -> RedisResult<Vec<Value>> {
+    let info = settings.identify(RedisConnectionInfo::default().set_skip_set_lib_name());
+    let stream = dial(server).await?;
+    if settings.address.tls {
+        let stream = tls::greet(stream, &server.host, settings.ca.as_deref()).await?;
+        ask_over(stream, &info, question, patience).await
+    } else {
+        ask_over(stream, &info, question, patience).await
+    }
+}
+
+async fn ask_over(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    info: &RedisConnectionInfo,
+    question: &redis::Pipeline,
+    patience: Duration,
+) -> RedisResult<Vec<Value>> {
+    let config = AsyncConnectionConfig::new().set_response_timeout(Some(patience));
+    let (mut redis, driver) = MultiplexedConnection::new_with_config(info, stream, config).await?;
+    // The driver works for as long as there is an answer to wait for, and is dropped with the connection.
+    tokio::select! {
+        answer = redis.send_packed_commands(question, 0, question.len()) => answer,
+        () = driver => Err(lost()),
+    }
 }
 
 async fn open(settings: &RedisSettings, on_push: Option<OnPush>, drivers: &Drivers) -> RedisResult<Connection> {
