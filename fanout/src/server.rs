@@ -29,7 +29,11 @@ use tonic::service::Routes;
 use crate::{
     attachments::Attachments,
     auth::LinkToken,
-    broker::{Broker, Events, Keep, memory::Memory, redis::Redis},
+    broker::{
+        Broker, Events, Keep,
+        memory::Memory,
+        redis::{Redis, cluster::Cluster},
+    },
     config::Config,
     dispatcher::{Dispatcher, Instruments},
     grpc::{attach::LinkService, publish::PublisherService, status},
@@ -138,6 +142,9 @@ fn broker(
     let keep =
         Keep { history_size: config.history_size, history_ttl: config.history_ttl, dedup_window: config.dedup_window };
     if let Some(settings) = config.redis() {
+        if settings.cluster {
+            return Arc::new(Cluster::spawn(settings, keep, events, metrics, lifecycle, end));
+        }
         return Arc::new(Redis::spawn(settings, keep, events, metrics, lifecycle, end));
     }
     let memory = Memory::counted(keep, clock.clone(), events, metrics);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fanout::broker::{
     Broker, Events, Keep,
     memory::Memory,
-    redis::{Redis, RedisSettings},
+    redis::{Redis, RedisSettings, cluster::Cluster},
 };
 use service::{Clock, Lifecycle};
 use tokio_util::sync::CancellationToken;
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     patience::eventually,
     redis_server::RedisServer,
+    sentinels::Sentinels,
     subject::{Recorder, Subject},
 };
 
@@ -30,11 +31,30 @@ impl Subject {
         Self::redis_behind(&address, server, keep).await
     }
 
+    /// By way of a Sentinel.
+    pub(crate) async fn sentinel(keep: Keep) -> Self {
+        let mut server = RedisServer::start().await;
+        let sentinels = Sentinels::start(1, server.port).await;
+        let address = sentinels.address();
+        server.company.push(Box::new(sentinels));
+        Self::redis_behind(&address, server, keep).await
+    }
+
     /// Over this address, which leads to that server.
     pub(crate) async fn redis_behind(address: &str, server: RedisServer, keep: Keep) -> Self {
         let (events, lifecycle, end) = (Arc::<Recorder>::default(), Lifecycle::new(), CancellationToken::new());
         let broker = redis_at(address, keep, Arc::clone(&events) as Arc<dyn Events>, &lifecycle, &end);
         let subject = Self { broker, events, server: Some(server), lifecycle, end };
+        subject.ready().await;
+        subject
+    }
+
+    /// On a Cluster, with names that begin so.
+    pub(crate) async fn cluster(address: &str, prefix: &str, keep: Keep) -> Self {
+        let (events, lifecycle, end) = (Arc::<Recorder>::default(), Lifecycle::new(), CancellationToken::new());
+        let settings = RedisSettings { cluster: true, prefix: prefix.to_owned(), ..settings(address) };
+        let broker = Cluster::start(settings, keep, Arc::clone(&events) as Arc<dyn Events>, &lifecycle, &end);
+        let subject = Self { broker: Arc::new(broker), events, server: None, lifecycle, end };
         subject.ready().await;
         subject
     }
@@ -66,7 +86,16 @@ fn redis_at(
     lifecycle: &Lifecycle,
     end: &CancellationToken,
 ) -> Arc<dyn Broker> {
-    let address = address.parse().unwrap();
-    let settings = RedisSettings { address, username: None, password: None, prefix: "rt".to_owned() };
-    Arc::new(Redis::start(settings, keep, events, lifecycle, end))
+    Arc::new(Redis::start(settings(address), keep, events, lifecycle, end))
+}
+
+fn settings(address: &str) -> RedisSettings {
+    RedisSettings {
+        address: address.parse().unwrap(),
+        username: None,
+        password: None,
+        ca: None,
+        prefix: "rt".to_owned(),
+        cluster: false,
+    }
 }

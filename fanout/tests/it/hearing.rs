@@ -24,7 +24,7 @@ async fn node(address: &str) -> Node {
     node
 }
 
-async fn metric(node: &Node, name: &str) -> u64 {
+pub(crate) async fn metric(node: &Node, name: &str) -> u64 {
     let (_, metrics) = http(node.bound.ops, "GET /metrics", b"").await;
     let name = format!("espigon_fanout_{name} ");
     metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()

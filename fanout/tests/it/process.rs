@@ -10,16 +10,24 @@ use tokio::{
 
 use crate::support::{Edge, eventually, http, soon};
 
+/// Where a node of a test listens.
+const FREE: [(&str, &str); 3] = [("OPS_LISTEN", "127.0.0.1:0"), ("LINK_LISTEN", ":0"), ("API_LISTEN", ":0")];
+
 fn command(settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fanout"));
     command.env_clear().envs(settings.iter().copied()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }
 
+/// A node as a process, and what it says.
+pub(crate) fn spawn(settings: &[(&str, &str)]) -> (Child, Lines<BufReader<ChildStderr>>) {
+    let mut child = command(&[&FREE, settings].concat()).spawn().unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    (child, lines)
+}
+
 async fn start(settings: &[(&str, &str)]) -> (Child, Lines<BufReader<ChildStderr>>, Value) {
-    let free = [("OPS_LISTEN", "127.0.0.1:0"), ("LINK_LISTEN", ":0"), ("API_LISTEN", ":0")];
-    let mut child = command(&[&free, settings].concat()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let (child, mut lines) = spawn(settings);
     let listening = soon("the line", async {
         loop {
             let line: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();

@@ -72,6 +72,10 @@ impl Proxy {
         self.address.to_string()
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     /// Where connections go from now on.
     pub(crate) fn lead_to(&self, port: u16) {
         self.target.store(port, Ordering::Relaxed);
@@ -85,6 +89,12 @@ impl Proxy {
     /// From the subscriber there is now, and to it, nothing comes any more.
     pub(crate) fn black_hole(&self) {
         self.set(BLACK_HOLE);
+    }
+
+    /// Over the connections there are now nothing comes any more.
+    pub(crate) fn swallow(&self) {
+        let connections = self.connections.lock().unwrap();
+        connections.iter().for_each(|connection| connection.mode.store(BLACK_HOLE, Ordering::Relaxed));
     }
 
     /// All connections there are now are slow.

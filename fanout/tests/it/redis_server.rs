@@ -5,14 +5,22 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use redis::{FromRedisValue, aio::MultiplexedConnection};
+use redis::{AsyncConnectionConfig, FromRedisValue, aio::MultiplexedConnection};
+use tempfile::TempDir;
 
-use crate::support::soon;
+use crate::support::{PATIENCE, eventually, soon};
+
+/// For a port that was taken before the server had it.
+pub(crate) const TRIES: usize = 5;
 
 pub(crate) struct RedisServer {
     child: Child,
     pub(crate) port: u16,
-    options: Vec<&'static str>,
+    options: Vec<String>,
+    /// Replicas keep what they got from their primary in a file.
+    _files: TempDir,
+    /// What ends with it.
+    pub(crate) company: Vec<Box<dyn Send + Sync>>,
 }
 
 impl RedisServer {
@@ -20,11 +28,34 @@ impl RedisServer {
         Self::start_with(&[]).await
     }
 
-    pub(crate) async fn start_with(options: &[&'static str]) -> Self {
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        let mut server = Self { child: spawn(port, options), port, options: options.to_vec() };
-        server.ready().await;
-        server
+    pub(crate) async fn start_with(options: &[&str]) -> Self {
+        for _ in 0..TRIES {
+            if let Some(server) = Self::try_start(options).await {
+                return server;
+            }
+        }
+        panic!("redis-server ends at once with {options:?}");
+    }
+
+    /// `None`: it ended, as when its port was taken meanwhile.
+    pub(crate) async fn try_start(options: &[&str]) -> Option<Self> {
+        let port = free_port();
+        let files = tempfile::tempdir().unwrap();
+        let own = ["--dir", files.path().to_str().unwrap()];
+        let options: Vec<_> = own.iter().chain(options).map(|option| (*option).to_owned()).collect();
+        let child = spawn(port, &options);
+        let mut server = Self { child, port, options, _files: files, company: Vec::new() };
+        server.ready().await.then_some(server)
+    }
+
+    /// A replica of the server that listens there, once it has what that one has.
+    pub(crate) async fn start_replica(of: u16) -> Self {
+        let replica = Self::start_with(&["--replicaof", "127.0.0.1", &of.to_string()]).await;
+        eventually("the replica", async || {
+            replica.ask::<String>(&["INFO", "replication"]).await.contains("master_link_status:up")
+        })
+        .await;
+        replica
     }
 
     /// Kills it without a goodbye.
@@ -36,7 +67,7 @@ impl RedisServer {
     /// Starts it again on the same port, empty.
     pub(crate) async fn restart(&mut self) {
         self.child = spawn(self.port, &self.options);
-        self.ready().await;
+        assert!(self.ready().await, "redis-server ended");
     }
 
     /// Stops or continues the process: a peer that is there but silent.
@@ -45,15 +76,21 @@ impl RedisServer {
         assert!(status.success());
     }
 
-    async fn ready(&mut self) {
+    /// Waits until it answers; false if it ended instead.
+    async fn ready(&mut self) -> bool {
         let port = self.port;
         soon("redis-server", async {
-            while connect(port).await.is_none() {
-                assert_eq!(self.child.try_wait().unwrap(), None, "redis-server ended");
+            loop {
+                if self.child.try_wait().unwrap().is_some() {
+                    return false;
+                }
+                if connect(port).await.is_some() {
+                    return true;
+                }
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             }
         })
-        .await;
+        .await
     }
 
     /// Asks it something, over a connection for the purpose.
@@ -64,6 +101,11 @@ impl RedisServer {
     pub(crate) async fn ask_at<T: FromRedisValue>(port: u16, command: &[&str]) -> T {
         let mut connection = connect(port).await.unwrap();
         redis::cmd(command[0]).arg(&command[1..]).query_async(&mut connection).await.unwrap()
+    }
+
+    /// Whether anything that speaks Redis' protocol is there.
+    pub(crate) async fn answers(port: u16) -> bool {
+        connect(port).await.is_some()
     }
 
     /// Connections with subscriptions.
@@ -83,10 +125,19 @@ impl Drop for RedisServer {
     }
 }
 
-fn spawn(port: u16, options: &[&str]) -> Child {
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
+
+fn spawn(port: u16, options: &[String]) -> Child {
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
-    command.args(["--enable-debug-command", "yes"]).args(options).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(["--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0"])
+        .args(options)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command
         .spawn()
         .unwrap_or_else(|error| panic!("these tests need redis-server (apt-get install redis-server): {error}"))
@@ -94,7 +145,10 @@ fn spawn(port: u16, options: &[&str]) -> Child {
 
 async fn connect(port: u16) -> Option<MultiplexedConnection> {
     let client = redis::Client::open(("127.0.0.1", port)).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.ok()?;
+    // The machine may be busy, and some of what is asked takes a while.
+    let config =
+        AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE)).set_connection_timeout(Some(PATIENCE));
+    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await.ok()?;
     redis::cmd("PING").query_async::<String>(&mut connection).await.ok()?;
     Some(connection)
 }

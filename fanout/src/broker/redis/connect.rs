@@ -3,18 +3,22 @@
 use std::{sync::Arc, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, ErrorKind, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError, RedisResult,
+    AsyncConnectionConfig, ErrorKind, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError, RedisResult, Value,
     aio::MultiplexedConnection,
 };
 use service::Lifecycle;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::RedisSettings;
+use super::{RedisSettings, address::Server, sentinel, tls};
 
-/// To connect and to greet.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// To find the primary, connect and greet.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// For an answer. After it, the connection is given up: whatever comes late is nobody's.
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -33,6 +37,8 @@ pub(super) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
 #[derive(Debug, Clone)]
 pub(super) struct Connection {
     pub(super) redis: MultiplexedConnection,
+    /// Where it leads.
+    pub(super) server: Server,
     dead: CancellationToken,
     _cut: Arc<DropGuard>,
 }
@@ -52,12 +58,19 @@ impl Connection {
         self.dead.cancel();
     }
 
-    /// The server's replication ID.
-    pub(super) async fn replid(&self) -> RedisResult<String> {
+    /// What the server says of its replication.
+    pub(super) async fn replication(&self) -> RedisResult<Replication> {
         let mut redis = self.redis.clone();
-        let info: String = redis::cmd("INFO").arg("replication").query_async(&mut redis).await?;
+        let info: RedisResult<String> = redis::cmd("INFO").arg("replication").query_async(&mut redis).await;
+        let info = info.map_err(|error| match error.code() {
+            Some("NOPERM") => RedisError::from((
+                ErrorKind::AuthenticationFailed,
+                "the user of REDIS_USERNAME may not run INFO, by which numbering is fenced",
+            )),
+            _ => error,
+        })?;
         let unknown = || RedisError::from((ErrorKind::UnexpectedReturnType, "INFO tells no replication ID"));
-        replid(&info).map(str::to_owned).ok_or_else(unknown)
+        Replication::read(&info).ok_or_else(unknown)
     }
 
     /// Whether the server answers.
@@ -67,9 +80,24 @@ impl Connection {
     }
 }
 
-/// The replication ID in what `INFO replication` says.
-pub(super) fn replid(info: &str) -> Option<&str> {
-    info.lines().find_map(|line| line.strip_prefix("master_replid:"))
+/// What `INFO replication` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Replication {
+    pub(super) id: Arc<str>,
+    pub(super) primary: bool,
+    /// It refuses to write without some replicas, and so cannot go on for long once it is cut off from all.
+    pub(super) min_replicas: bool,
+}
+
+impl Replication {
+    pub(super) fn read(info: &str) -> Option<Self> {
+        let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        Some(Self {
+            id: field("master_replid")?.into(),
+            primary: field("role") == Some("master"),
+            min_replicas: field("min_slaves_good_slaves").is_some(),
+        })
+    }
 }
 
 pub(super) fn lost() -> RedisError {
@@ -93,23 +121,70 @@ pub(super) async fn connect(
         .unwrap_or_else(|_| Err(RedisError::from((ErrorKind::Io, "no connection in time"))))
 }
 
+/// Asks one server something, over a connection for the purpose.
+pub(super) async fn ask(
+    server: &Server,
+    settings: &RedisSettings,
+    question: &redis::Pipeline,
+    patience: Duration,
+) -> RedisResult<Vec<Value>> {
+    let info = settings.identify(RedisConnectionInfo::default().set_skip_set_lib_name());
+    let stream = dial(server).await?;
+    if settings.address.tls {
+        let stream = tls::greet(stream, &server.host, settings.ca.as_deref()).await?;
+        ask_over(stream, &info, question, patience).await
+    } else {
+        ask_over(stream, &info, question, patience).await
+    }
+}
+
+async fn ask_over(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    info: &RedisConnectionInfo,
+    question: &redis::Pipeline,
+    patience: Duration,
+) -> RedisResult<Vec<Value>> {
+    let config = AsyncConnectionConfig::new().set_response_timeout(Some(patience));
+    let (mut redis, driver) = MultiplexedConnection::new_with_config(info, stream, config).await?;
+    // The driver works for as long as there is an answer to wait for, and is dropped with the connection.
+    tokio::select! {
+        answer = redis.send_packed_commands(question, 0, question.len()) => answer,
+        () = driver => Err(lost()),
+    }
+}
+
 async fn open(settings: &RedisSettings, on_push: Option<OnPush>, drivers: &Drivers) -> RedisResult<Connection> {
-    let address = &settings.address;
-    let stream = TcpStream::connect((&*address.host, address.port)).await?;
+    let server = sentinel::primary(settings).await?;
+    let stream = dial(&server).await?;
+    if settings.address.tls {
+        let stream = tls::greet(stream, &server.host, settings.ca.as_deref()).await?;
+        greet(settings, server, stream, on_push, drivers).await
+    } else {
+        greet(settings, server, stream, on_push, drivers).await
+    }
+}
+
+/// A socket to the server, with options that find a dead peer.
+pub(super) async fn dial(server: &Server) -> RedisResult<TcpStream> {
+    let stream = TcpStream::connect((&*server.host, server.port)).await?;
     stream.set_nodelay(true)?;
     let socket = SockRef::from(&stream);
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
     socket.set_tcp_keepalive(&keepalive)?;
     // Unacknowledged data for so long: the peer is gone without a word.
     socket.set_tcp_user_timeout(Some(Duration::from_secs(10)))?;
+    Ok(stream)
+}
 
-    let mut info = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_db(address.db.into());
-    if let Some(username) = &settings.username {
-        info = info.set_username(username);
-    }
-    if let Some(password) = &settings.password {
-        info = info.set_password(password.expose());
-    }
+async fn greet(
+    settings: &RedisSettings,
+    server: Server,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    on_push: Option<OnPush>,
+    drivers: &Drivers,
+) -> RedisResult<Connection> {
+    let info = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3);
+    let info = settings.identify(info.set_db(settings.address.db.into()));
     let mut config = AsyncConnectionConfig::new()
         .set_response_timeout(Some(RESPONSE_TIMEOUT))
         .set_pipeline_buffer_size(PIPELINE)
@@ -128,5 +203,5 @@ async fn open(settings: &RedisSettings, on_push: Option<OnPush>, drivers: &Drive
         until.run_until_cancelled(driver).await;
         until.cancel();
     });
-    Ok(Connection { redis, _cut: Arc::new(dead.clone().drop_guard()), dead })
+    Ok(Connection { redis, server, _cut: Arc::new(dead.clone().drop_guard()), dead })
 }

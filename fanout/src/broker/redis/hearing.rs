@@ -3,7 +3,10 @@
 //! that is no longer the one written to.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,6 +18,8 @@ const DEAF: Duration = Duration::from_secs(5);
 /// Moments, in milliseconds after the start.
 #[derive(Debug)]
 pub(super) struct Hearing {
+    /// Of the pulse. In a Cluster it is known once the server's slots are, and changes with them.
+    channel: Mutex<Option<Arc<str>>>,
     start: Instant,
     /// The last pulse that Redis has confirmed.
     pulsed: AtomicU64,
@@ -26,10 +31,23 @@ pub(super) struct Hearing {
 }
 
 impl Hearing {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(channel: Option<&str>) -> Self {
         let moment = || AtomicU64::new(0);
         let (pulsed, heard, listening) = (moment(), moment(), moment());
-        Self { start: Instant::now(), pulsed, heard, listening, wanted: Notify::new() }
+        let channel = Mutex::new(channel.map(Into::into));
+        Self { channel, start: Instant::now(), pulsed, heard, listening, wanted: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<str>>> {
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn channel(&self) -> Option<Arc<str>> {
+        self.lock().clone()
+    }
+
+    pub(super) fn set_channel(&self, channel: &str) {
+        *self.lock() = Some(channel.into());
     }
 
     pub(super) fn pulsed(&self) {
@@ -73,7 +91,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn deaf_is_who_misses_what_was_sent() {
-        let hearing = Hearing::new();
+        let hearing = Hearing::new(Some("pulse"));
         let second = || tokio::time::advance(Duration::from_secs(1));
         for _ in 0..10 {
             second().await;

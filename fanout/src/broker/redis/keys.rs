@@ -51,6 +51,21 @@ impl Keys {
         format!("{}:{}:pulse:{boot:016x}", self.prefix, self.db)
     }
 
+    /// The same for one server of a Cluster: the tag is what puts it into a slot of that server.
+    pub(super) fn shard_pulse(&self, boot: u64, tag: u16) -> String {
+        format!("{}:{}:pulse:{{{tag}}}:{boot:016x}", self.prefix, self.db)
+    }
+
+    /// The slot of all keys of a room in a Cluster, and of its channel.
+    pub(super) fn slot(room: &Room) -> u16 {
+        slot(escape(room).as_bytes())
+    }
+
+    /// The slot of the store's identity.
+    pub(super) fn identity_slot(&self) -> u16 {
+        slot(self.identity().as_bytes())
+    }
+
     /// The room that is announced on a channel; `None` if it is none of ours.
     pub(super) fn room_of(&self, channel: &str) -> Option<Room> {
         let rest = channel.strip_prefix(&self.prefix)?.strip_prefix(':')?;
@@ -61,6 +76,22 @@ impl Keys {
         let name = percent_decode_str(rest.strip_suffix('}')?).decode_utf8().ok()?;
         Room::try_new(&name).ok()
     }
+}
+
+/// Slots of a Cluster.
+pub(super) const SLOTS: u16 = 16_384;
+
+/// The slot of a tag: CRC-16/XMODEM, as the Cluster specification has it.
+pub(super) fn slot(tag: &[u8]) -> u16 {
+    let crc = tag.iter().fold(0u16, |crc, byte| {
+        (0..8).fold(
+            crc ^ (u16::from(*byte) << 8),
+            |crc, _| {
+                if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
+            },
+        )
+    });
+    crc % SLOTS
 }
 
 fn escape(room: &Room) -> Cow<'_, str> {
@@ -95,6 +126,14 @@ mod tests {
         for foreign in ["rt:3:pulse:ff", "rt:2:{a}", "xx:3:{a}", "rt:3:{a", "rt:3:{}", "rt:{a}:meta"] {
             assert_eq!(keys().room_of(foreign), None, "{foreign}");
         }
+    }
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        assert_eq!(slot(b"123456789"), 0x31C3);
+        assert_eq!(slot(b"foo"), 12182);
+        assert_eq!(Keys::slot(&Room::try_new("a{b").unwrap()), slot(b"a%7Bb"));
+        assert_eq!(keys().room_of(&keys().shard_pulse(1, 7)), None);
     }
 
     proptest! {

@@ -2,7 +2,7 @@
 //! Order is that of the queue: batches go over one connection, and what was refused unread goes again before anything
 //! newer.
 
-mod batch;
+pub(super) mod batch;
 
 use std::{
     sync::{
@@ -16,7 +16,7 @@ use ahash::RandomState;
 use hashbrown::HashMap;
 use proto::{Position, Room};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     time::{Instant, interval, sleep_until},
 };
 
@@ -43,14 +43,14 @@ pub(super) const CALL: usize = 32;
 pub(super) const BATCH: usize = 8 * CALL;
 
 /// Batches under way: while Redis works on one, the next is made and the last one's receipts are handed out.
-const DEPTH: usize = 4;
+pub(super) const DEPTH: usize = 4;
 
 /// At least so long between two batches that are not full. The first after a pause goes at once; under load, publications
 /// share round trips.
-const PACE: Duration = Duration::from_millis(1);
+pub(super) const PACE: Duration = Duration::from_millis(1);
 
 /// How long receipts wait before they are said as announcements; the real ones should be there by then.
-const SAY_RECEIPTS: Duration = Duration::from_millis(250);
+pub(super) const SAY_RECEIPTS: Duration = Duration::from_millis(250);
 
 /// One publication and who waits for its receipt.
 #[derive(Debug)]
@@ -62,9 +62,12 @@ pub(super) struct Job {
 /// What the queue's two ends share.
 #[derive(Debug)]
 pub(super) struct Shared {
+    start: Instant,
     pub(super) keys: Keys,
-    /// The channel of this node's pulse.
-    pub(super) pulse: String,
+    /// Random per start: what tells this node's pulses from others'.
+    pub(super) boot: u64,
+    /// A Cluster: something was not where it was looked for.
+    pub(super) moved: Notify,
     pub(super) keep: Keep,
     pub(super) scripts: Scripts,
     pub(super) events: Arc<dyn Events>,
@@ -78,11 +81,16 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(keys: Keys, keep: Keep, events: Arc<dyn Events>, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(keys: Keys, keep: Keep, events: Arc<dyn Events>, metrics: Arc<Metrics>, sharded: bool) -> Self {
         let (items, bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let (scripts, floor, receipts) = (Scripts::new(), AtomicU64::new(0), Mutex::default());
-        let pulse = keys.pulse(rand::random());
-        Self { keys, pulse, keep, scripts, events, metrics, floor, items, bytes, receipts }
+        let (scripts, floor, receipts) = (Scripts::new(sharded), AtomicU64::new(0), Mutex::default());
+        let (boot, moved) = (rand::random(), Notify::new());
+        Self { start: Instant::now(), keys, boot, moved, keep, scripts, events, metrics, floor, items, bytes, receipts }
+    }
+
+    /// Of this process' broker.
+    pub(super) fn age_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     pub(super) fn floor(&self) -> u64 {
@@ -100,7 +108,7 @@ impl Shared {
 
     /// A receipt is an announcement for the node that got it: should Redis's own have been lost, the room is read.
     /// Said a little later, since that one is on another connection, and a gap is not to be seen where none is.
-    fn say_receipts(&self) {
+    pub(super) fn say_receipts(&self) {
         let receipts = std::mem::take(&mut *self.receipts());
         for (room, position) in receipts {
             self.events.announced(Announcement { room, position, entry: None });
@@ -108,7 +116,7 @@ impl Shared {
     }
 
     /// Hands a receipt to who waits for it.
-    fn settle(&self, job: Job, result: Result<Receipt, StoreError>) {
+    pub(super) fn settle(&self, job: Job, result: Result<Receipt, StoreError>) {
         let NewPublication { room, entry, .. } = job.publication;
         self.items.fetch_sub(1, Ordering::Relaxed);
         self.bytes.fetch_sub(entry.len(), Ordering::Relaxed);
@@ -130,10 +138,10 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// With the far end, to be run.
-    pub(super) fn new(shared: Arc<Shared>, commands: Commands) -> (Self, Pump) {
+    /// With its far end.
+    pub(super) fn new(shared: Arc<Shared>) -> (Self, mpsc::Receiver<Job>) {
         let (sender, jobs) = mpsc::channel(QUEUE_ITEMS);
-        (Self { shared: Arc::clone(&shared), sender }, Pump { shared, commands, jobs })
+        (Self { shared, sender }, jobs)
     }
 
     pub(super) fn push(&self, publication: NewPublication) -> Result<Pending, StoreError> {
@@ -171,9 +179,9 @@ impl Queue {
 /// The far end: the task.
 #[derive(Debug)]
 pub(super) struct Pump {
-    shared: Arc<Shared>,
-    commands: Commands,
-    jobs: mpsc::Receiver<Job>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) commands: Commands,
+    pub(super) jobs: mpsc::Receiver<Job>,
 }
 
 impl Pump {

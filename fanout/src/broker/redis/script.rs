@@ -15,17 +15,20 @@ const READ: &str = concat!(include_str!("fence.lua"), include_str!("read.lua"));
 pub(super) struct Scripts {
     publish: Script,
     read: Script,
+    texts: [String; 2],
 }
 
 impl Scripts {
-    pub(super) fn new() -> Self {
-        Self { publish: Script::new(PUBLISH), read: Script::new(READ) }
+    /// `sharded`: for a Cluster, where a room is announced by the server that has it.
+    pub(super) fn new(sharded: bool) -> Self {
+        let publish = if sharded { PUBLISH.replace("'PUBLISH'", "'SPUBLISH'") } else { PUBLISH.to_owned() };
+        Self { publish: Script::new(&publish), read: Script::new(READ), texts: [publish, READ.to_owned()] }
     }
 
     /// What makes the server know both.
-    pub(super) fn load() -> redis::Pipeline {
+    pub(super) fn load(&self) -> redis::Pipeline {
         let mut pipeline = redis::pipe();
-        for text in [PUBLISH, READ] {
+        for text in &self.texts {
             pipeline.cmd("SCRIPT").arg("LOAD").arg(text);
         }
         pipeline

@@ -31,6 +31,9 @@ use crate::{broker::Announcement, defaults::RETRY};
 /// How often the connection is tried.
 const PING_PERIOD: Duration = Duration::from_secs(1);
 
+/// How often what is wanted is compared with what is subscribed, in a Cluster.
+const RECONCILE_PERIOD: Duration = Duration::from_secs(2);
+
 /// Channels of one command: each is answered, and the answers must come within the response time-out.
 const CHUNK: usize = 256;
 
@@ -40,6 +43,8 @@ pub(super) struct Subscriptions {
     wanted: Mutex<Wanted>,
     changed: Notify,
     connected: AtomicBool,
+    /// In a Cluster: some that had been subscribed before have been subscribed again since this was looked at.
+    again: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -47,11 +52,14 @@ struct Wanted {
     rooms: HashSet<Room, RandomState>,
     /// Those that may differ from what is subscribed.
     changed: HashSet<Room, RandomState>,
+    /// In a Cluster: what the server has confirmed and not taken back.
+    confirmed: HashSet<Room, RandomState>,
 }
 
 impl Subscriptions {
     pub(super) fn new() -> Self {
-        Self { wanted: Mutex::default(), changed: Notify::new(), connected: AtomicBool::new(false) }
+        let (connected, again) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { wanted: Mutex::default(), changed: Notify::new(), connected, again }
     }
 
     pub(super) fn set(&self, room: &Room, wanted: bool) {
@@ -81,10 +89,42 @@ impl Subscriptions {
         changed.into_iter().partition(|room| state.rooms.contains(room))
     }
 
+    /// The pulse has another channel.
+    pub(super) fn pulse_changed(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Marks everything that is not as it should be as changed.
+    fn reconcile(&self) {
+        let mut state = self.lock();
+        let Wanted { rooms, changed, confirmed } = &mut *state;
+        if rooms.difference(confirmed).next().is_some() {
+            self.subscribed_again();
+        }
+        changed.extend(rooms.symmetric_difference(confirmed).cloned());
+    }
+
+    /// The server has subscribed a room, or taken it back; false if that was not asked for.
+    fn confirmed(&self, room: &Room, subscribed: bool) -> bool {
+        let mut state = self.lock();
+        if subscribed {
+            state.confirmed.insert(room.clone());
+        } else {
+            state.confirmed.remove(room);
+        }
+        state.rooms.contains(room) == subscribed
+    }
+
+    /// Some of them may have missed something before they were subscribed.
+    pub(super) fn subscribed_again(&self) {
+        self.again.store(true, Ordering::Relaxed);
+    }
+
     /// Everything wanted, for a new connection.
     fn all(&self) -> Vec<Room> {
         let mut state = self.lock();
         state.changed = HashSet::default();
+        state.confirmed = HashSet::default();
         state.rooms.iter().cloned().collect()
     }
 }
@@ -97,6 +137,8 @@ pub(super) struct Subscriber {
     pub(super) subscriptions: Arc<Subscriptions>,
     pub(super) hearing: Arc<Hearing>,
     pub(super) commands: Commands,
+    /// The channel of the pulse that is subscribed.
+    pub(super) pulse: Option<Arc<str>>,
 }
 
 /// Why there are no subscriptions, or no longer.
@@ -126,7 +168,7 @@ impl Subscriber {
             let lost = match self.subscribe_all(drivers).await {
                 Ok(connection) => {
                     self.shared.metrics.reconnected_subscriber.inc();
-                    tracing::info!(redis = %self.settings.address, "subscribed");
+                    tracing::info!(server = %connection.server, "subscribed");
                     backoff.reset();
                     failing = false;
                     self.subscriptions.connected.store(true, Ordering::Relaxed);
@@ -155,25 +197,28 @@ impl Subscriber {
         }
     }
 
-    async fn subscribe_all(&self, drivers: &Drivers) -> Result<Connection, Lost> {
-        let (shared, hearing) = (Arc::clone(&self.shared), Arc::clone(&self.hearing));
-        let on_push: OnPush = Arc::new(move |push| heard(push, &shared, &hearing));
+    async fn subscribe_all(&mut self, drivers: &Drivers) -> Result<Connection, Lost> {
+        let (shared, hearing, subscriptions) =
+            (Arc::clone(&self.shared), Arc::clone(&self.hearing), Arc::clone(&self.subscriptions));
+        let on_push: OnPush = Arc::new(move |push| heard(push, &shared, &hearing, &subscriptions));
         let connection = connect(&self.settings, Some(on_push), drivers).await?;
         self.check_server(&connection).await?;
-        connection.redis.clone().subscribe(&self.shared.pulse).await?;
+        self.pulse = None;
+        self.subscribe_pulse(&connection).await?;
         self.subscribe(&connection, &self.subscriptions.all()).await?;
         self.hearing.listens();
         Ok(connection)
     }
 
-    /// What is announced on one server is not heard on another. Without a connection for commands there is nothing to
-    /// compare with, and nothing is announced; it is compared when there is one.
+    /// What is announced on one server is not heard on another, or only as long as that is its replica. Without a
+    /// connection for commands there is nothing to compare with, and nothing is announced; it is compared when there is
+    /// one.
     async fn check_server(&self, connection: &Connection) -> Result<(), Lost> {
         let Some(commands) = self.commands.connection() else { return Ok(()) };
-        let here = connection.replid().await?;
+        let here = connection.replication().await?;
         // Without an answer there the pulse will tell.
-        match commands.replid().await {
-            Ok(there) if there != here => Err(Lost::Elsewhere),
+        match commands.replication().await {
+            Ok(there) if there.id != here.id || !here.primary => Err(Lost::Elsewhere),
             _ => Ok(()),
         }
     }
@@ -181,11 +226,16 @@ impl Subscriber {
     /// Keeps the subscriptions in step until the connection is of no use any more.
     async fn follow(&mut self, connection: &Connection) -> Lost {
         let mut ping = tokio::time::interval(PING_PERIOD);
+        let mut reconcile = tokio::time::interval(RECONCILE_PERIOD);
         loop {
             let result = tokio::select! {
                 () = connection.dead() => Err(lost().into()),
                 _ = ping.tick() => self.try_out(connection).await,
                 () = self.subscriptions.changed.notified() => self.keep_in_step(connection).await.map_err(Lost::from),
+                _ = reconcile.tick(), if self.settings.cluster => {
+                    self.subscriptions.reconcile();
+                    self.keep_in_step(connection).await.map_err(Lost::from)
+                }
                 () = self.commands.changed() => self.check_server(connection).await,
             };
             if let Err(lost) = result {
@@ -199,17 +249,60 @@ impl Subscriber {
         if self.hearing.is_deaf() { Err(Lost::Deaf) } else { Ok(()) }
     }
 
-    async fn keep_in_step(&self, connection: &Connection) -> RedisResult<()> {
+    async fn keep_in_step(&mut self, connection: &Connection) -> RedisResult<()> {
+        self.subscribe_pulse(connection).await?;
         let (wanted, unwanted) = self.subscriptions.changes();
         for rooms in unwanted.chunks(CHUNK) {
-            connection.redis.clone().unsubscribe(self.channels(rooms)).await?;
+            if self.settings.cluster {
+                self.one_by_one("SUNSUBSCRIBE", connection, self.channels(rooms)).await?;
+            } else {
+                connection.redis.clone().unsubscribe(self.channels(rooms)).await?;
+            }
         }
-        self.subscribe(connection, &wanted).await
+        self.subscribe(connection, &wanted).await?;
+        if self.subscriptions.again.swap(false, Ordering::Relaxed) {
+            self.shared.events.reset();
+        }
+        Ok(())
+    }
+
+    async fn subscribe_pulse(&mut self, connection: &Connection) -> RedisResult<()> {
+        let channel = self.hearing.channel();
+        if let Some(channel) = channel.as_deref().filter(|channel| Some(*channel) != self.pulse.as_deref()) {
+            if self.settings.cluster {
+                self.one_by_one("SSUBSCRIBE", connection, vec![channel.to_owned()]).await?;
+            } else {
+                connection.redis.clone().subscribe(channel).await?;
+            }
+            self.hearing.listens();
+        }
+        self.pulse = channel;
+        Ok(())
+    }
+
+    /// In a Cluster, where channels of one command must be of one slot. What an answer says of a room is taken from what
+    /// the server pushes, by its name: a server also unsubscribes unasked, and then answers are not each to what was said.
+    async fn one_by_one(&self, verb: &str, connection: &Connection, channels: Vec<String>) -> RedisResult<()> {
+        let mut pipeline = redis::pipe();
+        let count = channels.len();
+        for channel in channels {
+            pipeline.cmd(verb).arg(channel);
+        }
+        let answers = connection.redis.clone().send_packed_commands(&pipeline, 0, count).await?;
+        if answers.iter().any(|answer| matches!(answer, Value::ServerError(_))) {
+            // The slot is on another server.
+            self.shared.moved.notify_one();
+        }
+        Ok(())
     }
 
     /// Subscribes; each room is reported once the server has confirmed it.
     async fn subscribe(&self, connection: &Connection, rooms: &[Room]) -> RedisResult<()> {
         for rooms in rooms.chunks(CHUNK) {
+            if self.settings.cluster {
+                self.one_by_one("SSUBSCRIBE", connection, self.channels(rooms)).await?;
+                continue;
+            }
             connection.redis.clone().subscribe(self.channels(rooms)).await?;
             for room in rooms {
                 self.shared.events.subscribed(room.clone());
@@ -224,17 +317,36 @@ impl Subscriber {
 }
 
 /// Takes a push, in the connection's driver: parses it and hands it over.
-fn heard(push: PushInfo, shared: &Shared, hearing: &Hearing) {
-    if push.kind != PushKind::Message {
-        return;
+fn heard(push: PushInfo, shared: &Shared, hearing: &Hearing, subscriptions: &Subscriptions) {
+    match push.kind {
+        PushKind::Message | PushKind::SMessage => {}
+        PushKind::SSubscribe | PushKind::SUnsubscribe => return confirmed(&push, shared, subscriptions),
+        _ => return,
     }
-    if matches!(push.data.first(), Some(Value::BulkString(channel)) if *channel == shared.pulse.as_bytes()) {
+    let pulse = |channel: &[u8]| hearing.channel().is_some_and(|pulse| channel == pulse.as_bytes());
+    if matches!(push.data.first(), Some(Value::BulkString(channel)) if pulse(channel)) {
         hearing.heard();
     } else if let Some(announcement) = announcement(push, shared) {
         shared.seen(&announcement.position);
         shared.events.announced(announcement);
     } else {
         tracing::warn!("an announcement was not understood");
+    }
+}
+
+/// A server of a Cluster says what it has subscribed, and what no more.
+fn confirmed(push: &PushInfo, shared: &Shared, subscriptions: &Subscriptions) {
+    let Some(Value::BulkString(channel)) = push.data.first() else { return };
+    let Some(room) = std::str::from_utf8(channel).ok().and_then(|channel| shared.keys.room_of(channel)) else { return };
+    let subscribed = push.kind == PushKind::SSubscribe;
+    let asked = subscriptions.confirmed(&room, subscribed);
+    if subscribed {
+        shared.events.subscribed(room);
+    } else if !asked {
+        // Its slot has moved away; whoever has it now is asked to announce it, and what was missed is read.
+        shared.metrics.unsubscribed.inc();
+        subscriptions.subscribed_again();
+        shared.moved.notify_one();
     }
 }
 

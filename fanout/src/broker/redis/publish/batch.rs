@@ -11,10 +11,7 @@ use redis::{RedisResult, Value};
 use super::{CALL, Job, Shared};
 use crate::broker::{
     StoreError,
-    redis::{
-        connect::Connection,
-        script::{Scripts, receipts},
-    },
+    redis::{connect::Connection, script::receipts},
 };
 
 /// Publications for one pipeline.
@@ -108,7 +105,7 @@ impl Batches {
             shared.settle(job, Err(StoreError::Unavailable));
         }
         let mut redis = connection.redis.clone();
-        let loaded: RedisResult<Vec<String>> = Scripts::load().query_async(&mut redis).await;
+        let loaded: RedisResult<Vec<String>> = shared.scripts.load().query_async(&mut redis).await;
         if let Err(error) = loaded {
             tracing::warn!(%error, "load the scripts again");
             for job in unread {
@@ -150,6 +147,11 @@ fn settle(batch: Batch, result: RedisResult<Vec<Value>>, shared: &Shared) -> Opt
                 }
             }
             Outcome::Unread => unread.extend(call),
+            Outcome::Elsewhere => {
+                for job in call {
+                    shared.settle(job, Err(StoreError::Unavailable));
+                }
+            }
             Outcome::Failed(error) => {
                 for job in call {
                     shared.settle(job, Err(error));
@@ -163,35 +165,33 @@ fn settle(batch: Batch, result: RedisResult<Vec<Value>>, shared: &Shared) -> Opt
     (!unread.is_empty()).then_some(Batch { jobs: unread, connection })
 }
 
-enum Outcome {
+/// What a call came to.
+pub(in crate::broker::redis) enum Outcome {
     Receipts(Vec<Result<crate::broker::Receipt, StoreError>>),
     /// The server does not know the script.
     Unread,
+    /// The server has not, or not wholly, what it was asked for; another may.
+    Elsewhere,
     Failed(StoreError),
 }
 
 /// Errors that come before the first write: certainly not stored. Anything else may have been.
-const NOT_STORED: [&str; 11] = [
-    "READONLY",
-    "MOVED",
-    "ASK",
-    "TRYAGAIN",
-    "NOREPLICAS",
-    "LOADING",
-    "OOM",
-    "MISCONF",
-    "CLUSTERDOWN",
-    "MASTERDOWN",
-    "NOAUTH",
-];
+const NOT_STORED: [&str; 7] = ["NOREPLICAS", "LOADING", "OOM", "MISCONF", "CLUSTERDOWN", "MASTERDOWN", "NOAUTH"];
 
-fn outcome(answer: Value, count: usize) -> Outcome {
+/// So do these, by which a server says that it is the wrong one.
+pub(in crate::broker::redis) const ELSEWHERE: [&str; 4] = ["READONLY", "MOVED", "ASK", "TRYAGAIN"];
+
+pub(in crate::broker::redis) fn outcome(answer: Value, count: usize) -> Outcome {
     match answer {
         Value::Array(values) => match receipts(values, count) {
             Some(receipts) => Outcome::Receipts(receipts),
             None => Outcome::Failed(StoreError::Unknown),
         },
         Value::ServerError(error) if error.code() == "NOSCRIPT" => Outcome::Unread,
+        Value::ServerError(error) if ELSEWHERE.contains(&error.code()) => {
+            tracing::debug!(code = error.code(), details = error.details(), "Redis refused publications");
+            Outcome::Elsewhere
+        }
         Value::ServerError(error) => {
             tracing::warn!(code = error.code(), details = error.details(), "Redis refused publications");
             let not_stored = NOT_STORED.contains(&error.code());
