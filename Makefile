@@ -3,7 +3,7 @@
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run test test-valkey test-deploy test-js test-publishers screenshots test-simulation simulate test-deep bench bench-rollout lint tools
+.PHONY: run deny test test-valkey test-deploy test-js test-publishers screenshots test-simulation simulate test-deep bench bench-rollout lint tools
 
 run:
 	cargo run --locked
@@ -101,6 +101,15 @@ bench-rollout: tools
 	cargo test --release -p standalone --test e2e --locked -- --ignored --exact \
 	rollout::deep_five_thousand_clients_do_not_notice
 	cp $${CARGO_TARGET_DIR:-target}/tmp/rollout-5000.json $${CARGO_TARGET_DIR:-target}/tmp/rollout-5000.svg bench/results
+
+# Licences, sources, banned crates; advisories, where their database can be had.
+DENY := target/tools/bin/cargo-deny
+$(DENY):
+	cargo install cargo-deny --version 0.18.9 --locked --root target/tools
+
+deny: $(DENY)
+	$(DENY) --locked check --hide-inclusion-graph bans licenses sources
+	$(DENY) --locked check --hide-inclusion-graph advisories || echo "WARNING: advisories were not checked, or there are some"
 
 lint:
 	cargo fmt --all --check

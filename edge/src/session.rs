@@ -188,7 +188,8 @@ impl Session {
     /// One message that was not understood.
     pub fn malformed(&mut self, malformed: &Malformed, now: Instant, actions: &mut Vec<Action>) {
         let Malformed { id, code, room, text } = malformed;
-        actions.push(Action::Send(ServerMessage::error(id.as_deref(), *code, text, room.as_deref()).frame()));
+        let message = ServerMessage::error(id.as_deref(), *code, text, room.as_deref());
+        actions.push(Action::Refuse(*code, message.frame()));
         if self.limits.malformed() {
             actions.push(Action::Close(CloseReason::TooManyErrors));
         }

@@ -98,7 +98,7 @@ impl Traces {
 
     /// Where spans belong, if they are wanted: the `traceparent` is valid, and sampled.
     pub fn parent(&self, traceparent: &str) -> Option<Parent> {
-        let inner = self.0.as_ref().filter(|_| !traceparent.is_empty())?;
+        let inner = self.0.as_ref().filter(|_| has_the_form(traceparent))?;
         let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &Header(traceparent));
         let sampled = context.span().span_context().is_sampled();
         sampled.then(|| Parent::new(inner.tracer.clone(), context))
@@ -113,6 +113,12 @@ impl Traces {
             tracing::warn!(?finished, "not all spans were sent");
         }
     }
+}
+
+/// Version, trace, span and flags, each as long as it is to be, which the library does not look at (W3C Trace Context,
+/// section 3.2.2).
+fn has_the_form(traceparent: &str) -> bool {
+    traceparent.split('-').take(4).map(str::len).eq([2, 32, 16, 2])
 }
 
 /// The one header there is.

@@ -42,14 +42,13 @@ impl Sentinels {
     }
 
     async fn know(&self, count: usize) {
-        let replicas = {
-            let port = self.ask_for_primary().await;
-            let info: String = RedisServer::ask_at(port, &["INFO", "replication"]).await;
-            format!("slaves={},", info.matches("state=online").count())
-        };
+        let primary = self.ask_for_primary().await;
         let others = format!("sentinels={count}");
         for (_, port) in &self.sentinels {
             eventually("the Sentinels to know each other", async || {
+                // A replica that has just begun may not be online yet.
+                let info: String = RedisServer::ask_at(primary, &["INFO", "replication"]).await;
+                let replicas = format!("slaves={},", info.matches("state=online").count());
                 let info: String = RedisServer::ask_at(*port, &["INFO", "sentinel"]).await;
                 info.contains(&replicas) && info.contains(&others) && info.contains("status=ok")
             })
