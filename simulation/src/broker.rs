@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Publications that wait for the store, and how many go in one call.
-const QUEUE: usize = 4_096;
+const QUEUE: usize = 16_384;
 const BATCH: usize = 32;
 
 /// Announcements that may wait to be delivered; more, and publishers are held back.
