@@ -1,17 +1,14 @@
 //! Figure: what it costs to open a connection, with a token to verify, its personal room and its welcome, and to close it
 //! again, up to the last trace of its room.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
 use crate::{
     processes::{Cluster, Shape},
     report::{Figure, spread},
+    scrape::Scrape,
     swarm::{Opening, Swarm},
 };
 
@@ -53,18 +50,8 @@ pub(crate) async fn figure(count: usize, redis: bool, repeats: usize) -> anyhow:
 }
 
 async fn until_empty(cluster: &Cluster) -> anyhow::Result<()> {
-    for edge in &cluster.ops {
-        while !metrics(*edge)?.lines().any(|line| line == "espigon_edge_rooms 0") {
-            sleep(Duration::from_millis(250)).await;
-        }
+    while Scrape::take(&cluster.ops)?.get("espigon_edge_rooms") > 0.0 {
+        sleep(Duration::from_millis(250)).await;
     }
     Ok(())
-}
-
-fn metrics(ops: SocketAddr) -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect(ops)?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }

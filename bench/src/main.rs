@@ -19,6 +19,7 @@ mod publish;
 mod publisher;
 mod report;
 mod room;
+mod scrape;
 mod swarm;
 mod table;
 mod target;

@@ -110,6 +110,8 @@ pub(crate) struct Cluster {
     pub(crate) edges: Vec<SocketAddr>,
     /// The edges' ops listeners.
     pub(crate) ops: Vec<SocketAddr>,
+    /// The fanout node's.
+    pub(crate) fanout_ops: SocketAddr,
     pub(crate) api: SocketAddr,
     _directory: TempDir,
 }
@@ -136,7 +138,8 @@ impl Cluster {
         }
         let fanout = Server::start("fanout", &settings)?;
         let (link, api) = (fanout.address("link")?, fanout.address("api")?);
-        wait_until_ready(fanout.address("ops")?)?;
+        let fanout_ops = fanout.address("ops")?;
+        wait_until_ready(fanout_ops)?;
         servers.push(fanout);
         let (mut edges, mut ops) = (Vec::new(), Vec::new());
         for _ in 0..shape.edges {
@@ -152,7 +155,7 @@ impl Cluster {
             edges.push(edge.address("ws")?);
             servers.push(edge);
         }
-        Ok(Self { servers, edges, ops, api, _directory: directory })
+        Ok(Self { servers, edges, ops, fanout_ops, api, _directory: directory })
     }
 
     /// CPU time of each process so far, by name; those of one name together.

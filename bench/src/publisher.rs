@@ -1,6 +1,6 @@
 //! Ways to publish: the floor's control connection, one `PublishStream`, or HTTP over some connections.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, bail};
 use proto::wire::{PublishRequest, publish_result, publisher_client::PublisherClient};
@@ -9,6 +9,7 @@ use tokio::{
     net::TcpStream,
     sync::mpsc,
     task::JoinSet,
+    time::Instant,
 };
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -17,6 +18,9 @@ const QUEUE: usize = 64;
 
 /// Connections that publish by HTTP, each with one request at a time.
 const HTTP_CONNECTIONS: usize = 64;
+
+/// The publish API closes connections that say nothing for five seconds, as while another target is measured.
+const IDLE: Duration = Duration::from_secs(3);
 
 /// How our publish API is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -48,9 +52,7 @@ impl Publisher {
                 for _ in 0..HTTP_CONNECTIONS {
                     let (sender, bodies) = mpsc::channel(QUEUE);
                     requests.push(sender);
-                    let connection = TcpStream::connect(api).await?;
-                    connection.set_nodelay(true)?;
-                    tasks.spawn_local(http(connection, bodies));
+                    tasks.spawn_local(http(api, bodies));
                 }
             }
         }
@@ -96,9 +98,16 @@ async fn stream(
     Ok(())
 }
 
-async fn http(mut connection: TcpStream, mut bodies: mpsc::Receiver<(String, String)>) -> anyhow::Result<()> {
+async fn http(api: SocketAddr, mut bodies: mpsc::Receiver<(String, String)>) -> anyhow::Result<()> {
     let mut answer = Vec::new();
+    let (mut connection, mut used) = (TcpStream::connect(api).await?, Instant::now());
+    connection.set_nodelay(true)?;
     while let Some((room, body)) = bodies.recv().await {
+        if used.elapsed() > IDLE {
+            connection = TcpStream::connect(api).await?;
+            connection.set_nodelay(true)?;
+        }
+        used = Instant::now();
         let request = format!(
             "POST /v1/rooms/{room}/publications HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n\
              Content-Length: {}\r\n\r\n{{\"body\":{body}}}",

@@ -9,6 +9,7 @@ use crate::{
     clock::now_ns,
     cpu,
     report::{Figure, spread},
+    scrape::Scrape,
     target::Target,
 };
 
@@ -40,6 +41,8 @@ pub(crate) struct Sample {
     pub(crate) generator_busy: f64,
     /// Deliveries that did not come, or not in order.
     pub(crate) lost: u64,
+    /// What ours say of themselves; nothing for a floor.
+    pub(crate) counted: Vec<(String, f64)>,
 }
 
 /// Measures for this long, after a second to warm up.
@@ -49,6 +52,7 @@ pub(crate) async fn measure(target: &mut Target, pace: Pace, length: Duration) -
     target.swarm.tally.take_latencies();
     let tally = target.swarm.tally.clone();
     let (before, delivered, own) = (target.cpu()?, tally.delivered(), cpu::time_of(process::id())?);
+    let counted = target.counted()?;
     let start = Instant::now();
     drive(target, pace, length).await?;
     settle(target).await;
@@ -71,7 +75,35 @@ pub(crate) async fn measure(target: &mut Target, pace: Pace, length: Duration) -
         p99_us: latencies.value_at_quantile(0.99) as f64 / 1000.0,
         generator_busy,
         lost: tally.lost(),
+        counted: counts(&target.counted()?.since(&counted)),
     })
+}
+
+/// What a publication took between the tiers and to Redis, and how long the stages of its way took, in milliseconds.
+fn counts(since: &Scrape) -> Vec<(String, f64)> {
+    let publications = since.get("espigon_fanout_publications_total{outcome=\"stored\"}");
+    if publications == 0.0 {
+        return Vec::new();
+    }
+    let per = [
+        ("link_messages", "espigon_fanout_link_messages_total"),
+        ("link_writes", "espigon_fanout_writes_total{listener=\"link\"}"),
+        ("redis_round_trips", "espigon_fanout_redis_roundtrip_seconds_count"),
+    ];
+    let per = per.map(|(name, series)| (format!("{name}_per_publication"), since.get(series) / publications));
+    let stages = [
+        ("fanout", "accepted"),
+        ("fanout", "stored"),
+        ("fanout", "announced"),
+        ("edge", "received"),
+        ("edge", "written"),
+    ];
+    let stages = stages.into_iter().flat_map(|(tier, stage)| {
+        [("p50", 0.5), ("p99", 0.99)].map(|(name, share)| {
+            (format!("{stage}_{name}_ms_below"), since.stage(tier, stage, share).unwrap_or(0.0) * 1000.0)
+        })
+    });
+    per.into_iter().chain(stages).collect()
 }
 
 async fn drive(target: &mut Target, pace: Pace, length: Duration) -> anyhow::Result<()> {
@@ -129,6 +161,9 @@ pub(crate) async fn figure(
         figure.push(name, "latency_p99_us", of(|sample| sample.p99_us));
         figure.push(name, "generator_busy", of(|sample| sample.generator_busy));
         figure.push(name, "lost", of(|sample| sample.lost as f64));
+        for (index, (counted, _)) in samples[0].counted.iter().enumerate() {
+            figure.push(name, counted, spread(samples.iter().map(|sample| sample.counted[index].1)));
+        }
     }
     Ok(figure)
 }

@@ -12,6 +12,7 @@ use crate::{
     payload::Stamp,
     processes::{Cluster, Server, Shape},
     publisher::{By, Publisher, room_name},
+    scrape::Scrape,
     swarm::{Opening, Swarm},
 };
 
@@ -76,6 +77,14 @@ impl Target {
         let room = usize::try_from(self.next)? % self.load.rooms;
         self.next += 1;
         self.publisher.publish(room, stamp.body()).await
+    }
+
+    /// What ours have counted so far; the floor counts nothing.
+    pub(crate) fn counted(&self) -> anyhow::Result<Scrape> {
+        match &self.servers {
+            Servers::Floor(_) => Ok(Scrape::default()),
+            Servers::Ours(cluster) => Scrape::take(&[&*cluster.ops, &[cluster.fanout_ops]].concat()),
+        }
     }
 
     /// CPU time of the servers so far, by kind.

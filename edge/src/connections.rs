@@ -9,9 +9,14 @@ use std::{
     time::Duration,
 };
 
+use queues::Limits;
 use service::RandomState;
+use tokio::task::yield_now;
 
 use crate::{auth::UserId, metrics::Metrics, outbox::Outbox};
+
+/// Outboxes looked into between two yields.
+const BATCH: usize = 1024;
 
 /// The handles of the open connections.
 #[derive(Debug)]
@@ -67,6 +72,25 @@ impl Connections {
     /// The handles of all that are open now.
     pub fn handles(&self) -> Vec<Arc<Outbox>> {
         lock(&self.slots).handles.iter().flatten().cloned().collect()
+    }
+
+    /// What waits in all outboxes, by a look that yields now and then.
+    pub async fn held(&self) -> Limits {
+        let mut all = Limits { frames: 0, bytes: 0 };
+        let mut next = 0;
+        loop {
+            {
+                let slots = lock(&self.slots);
+                let Some(batch) = slots.handles.get(next..).filter(|rest| !rest.is_empty()) else { return all };
+                for outbox in batch.iter().take(BATCH).flatten() {
+                    let held = outbox.queue().held();
+                    all.frames += held.frames;
+                    all.bytes += held.bytes;
+                }
+            }
+            next += BATCH;
+            yield_now().await;
+        }
     }
 
     /// How clients are to be spread when many must do the same thing.
@@ -158,6 +182,23 @@ mod tests {
         drop((first, second));
         assert_eq!(connections.count(), 0);
         assert!(connections.handles().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_counted_over_all() {
+        let connections = Connections::new(usize::MAX, 9, Arc::default());
+        let places: Vec<_> = (0..=BATCH)
+            .map(|_| {
+                let (mut place, outbox) = (connections.reserve().unwrap(), test_support::outbox());
+                outbox.push(test_support::frame());
+                place.fill(outbox);
+                place
+            })
+            .collect();
+        let held = connections.held().await;
+        assert_eq!((held.frames, held.bytes), (places.len(), places.len() * test_support::frame().len()));
+        drop(places);
+        assert_eq!(connections.held().await.frames, 0);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! or a user's name.
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
+    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Metric, Registry},
 };
@@ -39,7 +39,9 @@ pub struct Metrics {
     pub link_broadcasts_full: Counter,
     pub link_inflight_full: Counter,
     pub session_full: Counter,
-    pub links: Gauge,
+    pub outbox_frames: Gauge,
+    pub outbox_bytes: Gauge,
+    links: Family<StateLabel, Gauge>,
     pub stores: Gauge,
     pub link_attempts: Counter,
     pub link_losses: Counter,
@@ -69,12 +71,41 @@ struct ReasonLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
-    outcome: Outcome,
+    outcome: &'static str,
+}
+
+/// The first reason why a link has less than its share of the rooms, if there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkState {
+    Draining,
+    /// The node does not hear what it publishes itself.
+    Deaf,
+    /// It was lost, and is not up long enough yet.
+    Settling,
+    Well,
+}
+
+impl LinkState {
+    pub const ALL: [Self; 4] = [Self::Draining, Self::Deaf, Self::Settling, Self::Well];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Draining => "draining",
+            Self::Deaf => "deaf",
+            Self::Settling => "settling",
+            Self::Well => "well",
+        }
+    }
 }
 
 /// What became of a broadcast.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Stored,
     /// Not yet: it goes over another link.
@@ -82,6 +113,18 @@ pub enum Outcome {
     Refused,
     Unavailable,
     Unknown,
+}
+
+impl Outcome {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Repeated => "repeated",
+            Self::Refused => "refused",
+            Self::Unavailable => "unavailable",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 impl Default for Metrics {
@@ -98,7 +141,7 @@ impl Metrics {
             add(r, "queue_full", "What a queue could not take, and by which rule it went");
         let full = |queue, rule| queues.get_or_create_owned(&FullLabel { queue, rule });
         let stages = Stages::register(r);
-        Self {
+        let metrics = Self {
             received: stages.stage("received"),
             written: stages.stage("written"),
             connections: add(r, "connections", "Sockets open"),
@@ -126,13 +169,24 @@ impl Metrics {
             link_broadcasts_full: full("link_broadcasts", "unavailable"),
             link_inflight_full: full("link_inflight", "unavailable"),
             session_full: full("session", "rate_limited"),
-            links: add(r, "links", "Links that are up"),
+            outbox_frames: add(r, "outbox_frames", "Frames that waited in all outboxes at the last look"),
+            outbox_bytes: add(r, "outbox_bytes", "Bytes of them"),
+            links: add(r, "links", "Links that are up, by state"),
             stores: add(r, "stores", "Different stores that the nodes name; should be 1"),
             link_attempts: add(r, "link_attempts", "Attempts to make a link"),
             link_losses: add(r, "link_losses", "Links lost"),
             link_unknown_messages: add(r, "link_unknown_messages", "Messages of links that were not understood"),
             broadcasts: add(r, "broadcasts", "Broadcasts of clients, by outcome"),
+        };
+        // That there is none is to be seen, too.
+        for state in LinkState::ALL {
+            metrics.links(state, 0);
         }
+        metrics
+    }
+
+    pub fn links(&self, state: LinkState, count: usize) {
+        self.links.get_or_create(&StateLabel { state: state.label() }).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     pub fn closed(&self, reason: CloseReason) {
@@ -148,7 +202,7 @@ impl Metrics {
     }
 
     pub fn broadcast(&self, outcome: Outcome) {
-        self.broadcasts.get_or_create(&OutcomeLabel { outcome }).inc();
+        self.broadcasts.get_or_create(&OutcomeLabel { outcome: outcome.label() }).inc();
     }
 }
 

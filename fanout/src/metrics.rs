@@ -1,14 +1,21 @@
 //! What the node counts. Handles are made once; labels take few values, never a room's or a user's name.
 
+use std::{sync::Arc, time::Duration};
+
 use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+    },
     registry::{Registry, Unit},
 };
 
 use service::latency::{Latency, Stages};
 
-use crate::broker::{Receipt, StoreError};
+use crate::broker::{Broker, Receipt, StoreError};
 
 /// `outcome` of a publication.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -38,6 +45,18 @@ struct Reason {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Connection {
     connection: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Listener {
+    listener: &'static str,
+}
+
+/// Write system calls on the connections of each listener.
+#[derive(Debug)]
+pub(crate) struct Writes {
+    pub(crate) link: Counter,
+    pub(crate) api: Counter,
 }
 
 /// Cached handles. The default counts into nothing that is shown.
@@ -73,6 +92,8 @@ pub(crate) struct Metrics {
     pub(crate) broker_full: Counter,
     pub(crate) repairs: Counter,
     pub(crate) replays: Counter,
+    /// Rooms behind on a link.
+    pub(crate) behind: Gauge,
     pub(crate) swept: Counter,
     pub(crate) sweep_behind: Counter,
     pub(crate) lost_history: Counter,
@@ -80,12 +101,15 @@ pub(crate) struct Metrics {
     pub(crate) from_the_past: Counter,
     pub(crate) broker_up: Gauge,
     pub(crate) tls_failures: Counter,
+    pub(crate) writes: Writes,
     pub(crate) reconnected_commands: Counter,
     pub(crate) reconnected_subscriber: Counter,
     pub(crate) subscriber_lost: Counter,
     pub(crate) subscriber_deaf: Counter,
     pub(crate) subscriber_elsewhere: Counter,
     pub(crate) unsubscribed: Counter,
+    /// From sending a pipeline until its answer.
+    pub(crate) redis_roundtrip: Latency,
     pub(crate) calls: Family<Call, Counter>,
     /// From the moment a publication was offered until it had its place in the queue to the store.
     pub(crate) accepted: Latency,
@@ -114,6 +138,8 @@ impl Metrics {
         let redis = |connection| redis.get_or_create_owned(&Connection { connection });
         let rebuilt = family::<Reason>(registry, "redis_subscriber_losses", "Why there were no subscriptions any more");
         let rebuilt = |reason| rebuilt.get_or_create_owned(&Reason { reason });
+        let writes = family::<Listener>(registry, "writes", "Write system calls on connections, by who listens");
+        let write = |listener| writes.get_or_create_owned(&Listener { listener });
         let calls = family::<Call>(registry, "api_requests", "Calls of the publish API");
         let stages = Stages::register(registry);
         Self {
@@ -150,6 +176,11 @@ impl Metrics {
             broker_full: full("broker", "busy"),
             repairs: counter(registry, "gap_repairs", "Reads of a room's history because announcements were missing"),
             replays: counter(registry, "replays", "Pages of history read for links that were behind"),
+            behind: gauge(
+                registry,
+                "rooms_behind",
+                "Rooms that links follow from the history, being behind, over all links",
+            ),
             swept: counter(registry, "sweep_rooms", "Silent rooms whose positions were compared with the store"),
             sweep_behind: counter(registry, "sweep_behind", "Rooms among them that had missed something"),
             lost_history: lost("history"),
@@ -160,6 +191,7 @@ impl Metrics {
                 "Answers of the store from an epoch that was left",
             ),
             tls_failures: counter(registry, "tls_failures", "TLS handshakes that failed"),
+            writes: Writes { link: write("link"), api: write("api") },
             broker_up: gauge(registry, "broker_up", "1 while the broker can store, read and hear"),
             reconnected_commands: redis("commands"),
             reconnected_subscriber: redis("subscriber"),
@@ -170,6 +202,11 @@ impl Metrics {
                 registry,
                 "redis_unsubscribed",
                 "Rooms that a Cluster has unsubscribed unasked, as their slot moved",
+            ),
+            redis_roundtrip: seconds(
+                registry,
+                "redis_roundtrip",
+                "From sending publications, or a pulse, to Redis until its answer",
             ),
             calls,
         }
@@ -192,6 +229,20 @@ impl Metrics {
     }
 }
 
+/// Shows how long ago the node heard its own pulse, as of the moment somebody asks.
+#[derive(Debug)]
+pub(crate) struct HearingAge(pub(crate) Arc<dyn Broker>);
+
+impl Collector for HearingAge {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let age = ConstGauge::new(Duration::from_millis(self.0.health().heard_ms_ago).as_secs_f64());
+        let help = "Age of the node's own last pulse that it heard through the broker";
+        let metric =
+            encoder.encode_descriptor("espigon_fanout_hearing_age", help, Some(&Unit::Seconds), age.metric_type())?;
+        age.encode(metric)
+    }
+}
+
 fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
     let counter = Counter::default();
     registry.register(name, help, counter.clone());
@@ -202,6 +253,12 @@ fn bytes(registry: &mut Registry, name: &str, help: &str) -> Counter {
     let counter = Counter::default();
     registry.register_with_unit(name, help, Unit::Bytes, counter.clone());
     counter
+}
+
+fn seconds(registry: &mut Registry, name: &str, help: &str) -> Latency {
+    let latency = Latency::default();
+    registry.register_with_unit(name, help, Unit::Seconds, latency.clone());
+    latency
 }
 
 fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {

@@ -1,6 +1,7 @@
 //! Puts the node together, and takes it apart in order: unready; edges told to move their rooms; links ended; the
 //! publish API's calls finished; last the dispatcher and the broker.
 
+mod counted;
 mod drain;
 mod listener;
 mod reflection;
@@ -38,7 +39,7 @@ use crate::{
     dispatcher::{Dispatcher, Instruments},
     grpc::{attach::LinkService, publish::PublisherService, status},
     http::{self, Api, Streams},
-    metrics::Metrics,
+    metrics::{HearingAge, Metrics},
     publishing::Publishing,
     rates::Rates,
 };
@@ -73,6 +74,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     let (dispatcher, shards) = Dispatcher::new(&metrics);
     let clock = Clock::system();
     let broker = broker(&config, &clock, Arc::new(dispatcher.clone()), &metrics, lifecycle, &end);
+    registry.register_collector(Box::new(HearingAge(Arc::clone(&broker))));
     let instruments = Instruments { clock: clock.clone(), metrics: Arc::clone(&metrics), traces: traces.clone() };
     shards.spawn(&broker, config.position_check_interval, &instruments, lifecycle, &end);
     let attachments = Attachments::new(dispatcher.clone(), Arc::clone(&metrics), traces.clone());
@@ -98,8 +100,17 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     let failures = &node.publishing.metrics.tls_failures;
     let link_tls = watched(node.config.link_tls(failures), lifecycle)?;
     let api_tls = watched(node.config.api_tls(failures), lifecycle)?;
-    let links = listener::spawn(link_listener, link_tls, node.link_router(lifecycle), listener::Kind::Link, lifecycle);
-    let api = listener::spawn(api_listener, api_tls, node.api_router(lifecycle).await?, listener::Kind::Api, lifecycle);
+    let writes = &node.publishing.metrics.writes;
+    let links =
+        listener::spawn(link_listener, link_tls, node.link_router(lifecycle), listener::Kind::Link, writes, lifecycle);
+    let api = listener::spawn(
+        api_listener,
+        api_tls,
+        node.api_router(lifecycle).await?,
+        listener::Kind::Api,
+        writes,
+        lifecycle,
+    );
     let readiness = {
         let (broker, lifecycle) = (Arc::clone(&broker), lifecycle.clone());
         move || ready(&*broker, &lifecycle)

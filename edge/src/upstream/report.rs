@@ -27,6 +27,9 @@ pub(super) async fn run(
     loop {
         ticks.tick().await;
         let Some(Census { largest, busiest, ages }) = hub.census(STATS_TOP).await else { return };
+        let held = connections.held().await;
+        metrics.outbox_frames.set(i64::try_from(held.frames).unwrap_or(i64::MAX));
+        metrics.outbox_bytes.set(i64::try_from(held.bytes).unwrap_or(i64::MAX));
         let (now, deliveries) = (Instant::now(), metrics.deliveries.get());
         let members = |(room, members): (Room, u64)| wire::RoomMembers { room: room.to_string(), members };
         let publications =

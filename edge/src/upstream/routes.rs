@@ -6,7 +6,10 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::publishes::Broadcast;
-use crate::interest::{Interest, LinkId, PlacedLink, Placement, Reads};
+use crate::{
+    interest::{Interest, LinkId, PlacedLink, Placement, Reads},
+    metrics::LinkState,
+};
 
 /// The links that are up, as of one moment.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +36,15 @@ pub(super) struct Route {
 }
 
 impl Route {
+    fn state(&self) -> LinkState {
+        match self.rank() {
+            (false, ..) => LinkState::Draining,
+            (_, false, _) => LinkState::Deaf,
+            (.., false) => LinkState::Settling,
+            _ => LinkState::Well,
+        }
+    }
+
     /// Of the links with the highest rank, each gets its share of the rooms.
     fn rank(&self) -> (bool, bool, bool) {
         (!self.draining, self.hears, self.settled)
@@ -44,8 +56,9 @@ impl Routes {
         self.placement.clone()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.links.len()
+    /// How many links are in this state.
+    pub(super) fn count(&self, state: LinkState) -> usize {
+        self.links.values().filter(|route| route.state() == state).count()
     }
 
     pub(super) fn get(&self, id: LinkId) -> Option<&Route> {
@@ -132,6 +145,15 @@ mod tests {
         });
         assert!(deaf.placement().is_still());
         assert!(!two(|route| route.hears = false).placement().is_still());
+    }
+
+    #[test]
+    fn each_link_is_in_one_state() {
+        let counts = |routes: &Routes| LinkState::ALL.map(|state| routes.count(state));
+        assert_eq!(counts(&two(|_| {})), [0, 0, 0, 2]);
+        assert_eq!(counts(&two(|route| route.settled = false)), [0, 0, 1, 1]);
+        assert_eq!(counts(&two(|route| (route.settled, route.hears) = (false, false))), [0, 1, 0, 1]);
+        assert_eq!(counts(&two(|route| (route.hears, route.draining) = (false, true))), [1, 0, 0, 1]);
     }
 
     #[test]

@@ -116,6 +116,10 @@ impl Queue {
         Self { inner: Mutex::new(inner), ready: Notify::new(), metrics }
     }
 
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

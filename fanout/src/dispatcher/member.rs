@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use prometheus_client::metrics::gauge::Gauge;
 use proto::{Epoch, Position, Room, wire};
 
 use crate::{
@@ -36,11 +37,30 @@ pub(super) struct Behind {
     owes_state: bool,
     /// It was live, and its queue refused the room.
     refused: bool,
+    _counted: Counted,
 }
 
 impl Mode {
-    fn behind(position: Position, owes_state: bool) -> Self {
-        Self::Behind(Box::new(Behind { position, owes_state, refused: !owes_state }))
+    fn behind(position: Position, owes_state: bool, attachment: &Attachment) -> Self {
+        let counted = Counted::new(&attachment.queue.metrics().behind);
+        Self::Behind(Box::new(Behind { position, owes_state, refused: !owes_state, _counted: counted }))
+    }
+}
+
+/// Counts as long as it is there, however it goes.
+#[derive(Debug)]
+struct Counted(Gauge);
+
+impl Counted {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -61,7 +81,7 @@ impl Member {
         let Mode::Joining(from) = std::mem::replace(&mut self.mode, Mode::Live) else { return false };
         match from {
             Some(from) if *from != *at => {
-                self.mode = Mode::behind(*from, true);
+                self.mode = Mode::behind(*from, true, &self.attachment);
                 true
             }
             _ => {
@@ -89,7 +109,8 @@ impl Member {
             self.moved(&run.epoch, last);
             return false;
         }
-        self.mode = Mode::behind(Position { epoch: run.epoch.clone(), seq: first - 1 }, false);
+        let position = Position { epoch: run.epoch.clone(), seq: first - 1 };
+        self.mode = Mode::behind(position, false, &self.attachment);
         true
     }
 

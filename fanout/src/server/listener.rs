@@ -1,7 +1,7 @@
 //! The accept loop of both listeners. Our own, because tonic's waits without limit for open streams when it shuts down,
 //! and because every connection and every stream is to be a task of the lifecycle.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use axum::Router;
 use futures_util::FutureExt as _;
@@ -12,6 +12,7 @@ use hyper_util::{
     server::conn::auto::Builder,
     service::TowerToHyperService,
 };
+use prometheus_client::metrics::counter::Counter;
 use proto::wire::publisher_server::PublisherServer;
 use service::{Lifecycle, accept, tls::ServerTls};
 use tokio::{
@@ -23,7 +24,12 @@ use tonic::server::NamedService;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::ServiceExt as _;
 
-use crate::{broker::Broker, grpc::publish::PublisherService, metrics::Metrics};
+use super::counted::Counted;
+use crate::{
+    broker::Broker,
+    grpc::publish::PublisherService,
+    metrics::{Metrics, Writes},
+};
 
 /// From a connection's start to its first byte, and from the end of a response to the end of the next request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -82,6 +88,7 @@ pub(super) fn spawn(
     tls: Option<Arc<ServerTls>>,
     router: Router,
     kind: Kind,
+    writes: &Writes,
     lifecycle: &Lifecycle,
 ) -> Listening {
     let listening = Listening {
@@ -93,6 +100,10 @@ pub(super) fn spawn(
     let connections = listening.connections.clone();
     let tasks = lifecycle.clone();
     let builder = builder(kind, lifecycle.clone());
+    let writes = match kind {
+        Kind::Link => writes.link.clone(),
+        Kind::Api => writes.api.clone(),
+    };
     lifecycle.spawn(async move {
         loop {
             let accepted = tokio::select! {
@@ -100,7 +111,8 @@ pub(super) fn spawn(
                 accepted = accept::accept(&listener) => accepted,
             };
             let (stream, peer) = accepted;
-            let connection = serve(stream, tls.clone(), builder.clone(), router.clone(), closing.clone());
+            let begin = begin(stream, tls.clone(), writes.clone());
+            let connection = serve(begin, builder.clone(), router.clone(), closing.clone());
             let connection = aborting.clone().run_until_cancelled_owned(connection);
             let connection = connection.map(move |result| {
                 if let Some(Err(error)) = result {
@@ -113,19 +125,20 @@ pub(super) fn spawn(
     listening
 }
 
+/// A connection that has said something, which is still to be read.
+async fn begin(stream: TcpStream, tls: Option<Arc<ServerTls>>, writes: Counter) -> io::Result<Counted> {
+    let mut socket = accept::secured(stream, tls.as_deref()).await?;
+    // hyper waits without limit for the bytes that tell the protocol.
+    timeout(HEAD_TIMEOUT, socket.first_byte()).await??;
+    Ok(Counted { socket, writes })
+}
+
 async fn serve(
-    stream: TcpStream,
-    tls: Option<Arc<ServerTls>>,
+    begin: impl Future<Output = io::Result<Counted>>,
     builder: Builder<Tasks>,
     router: Router,
     closing: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let begin = async {
-        let mut socket = accept::secured(stream, tls.as_deref()).await?;
-        // hyper waits without limit for the bytes that tell the protocol.
-        timeout(HEAD_TIMEOUT, socket.first_byte()).await??;
-        Ok::<_, std::io::Error>(socket)
-    };
     let Some(socket) = closing.run_until_cancelled(begin).await.transpose()? else { return Ok(()) };
     let service = TowerToHyperService::new(router.map_request(|request: Request<Incoming>| request));
     let connection = builder.serve_connection(TokioIo::new(socket), service);

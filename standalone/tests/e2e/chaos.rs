@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    harness::{Backend, Edge, Fanout, Proxy, RedisServer, Reply, eventually, metric, serial, tell},
+    harness::{Backend, Edge, Fanout, Proxy, RedisServer, Reply, eventually, links, metric, serial, tell},
     swarm::{Plan, Swarm},
 };
 
@@ -156,8 +156,8 @@ impl Cast {
 
     /// Waits until an edge has so many links.
     async fn has_links(&self, edge: &Edge, count: u64) {
-        let links = async || metric(edge.ops, "espigon_edge_links").await == count;
-        eventually(&format!("{count} links"), links).await;
+        let all_up = async || links(edge.ops).await == count;
+        eventually(&format!("{count} links"), all_up).await;
     }
 
     /// Publishing goes on, and everybody gets everything.

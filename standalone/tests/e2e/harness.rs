@@ -31,7 +31,9 @@ pub(crate) use self::{
     raw::RawClient,
     redis::RedisServer,
     serial::serial,
-    stage::{Edge, Fanout, LINK_TOKEN, Plan, SECRET, Stage, closed, free_environment, get, metric, readyz, refused},
+    stage::{
+        Edge, Fanout, LINK_TOKEN, Plan, SECRET, Stage, closed, free_environment, get, links, metric, readyz, refused,
+    },
     token::{Token, now_s},
 };
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Stage, Token, eventually, get, metric};
+use crate::harness::{Client, Stage, Token, eventually, get, links, metric};
 
 async fn join_apart(stage: &Stage, user: &str, room: &str) -> Client {
     let mut client = Client::connect_apart(stage.edge(0).ws, &Token::of(user).sign()).await;
@@ -13,7 +13,7 @@ async fn join_apart(stage: &Stage, user: &str, room: &str) -> Client {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_send_that_the_edge_repeats_is_stored_once_and_no_duplicate() {
     let stage = Stage::plan().redis().fanouts(2).proxied().start().await;
-    eventually("both links", async || metric(stage.edge(0).ops, "espigon_edge_links").await == 2).await;
+    eventually("both links", async || links(stage.edge(0).ops).await == 2).await;
     let (mut ana, mut bob) = (join_apart(&stage, "ana", "lobby").await, join_apart(&stage, "bob", "lobby").await);
     // The only room that anybody is in.
     let first_has_it = metric(stage.fanout(0).ops, "espigon_fanout_rooms").await == 1;
@@ -70,7 +70,7 @@ async fn a_member_that_misses_more_than_is_kept_is_told_so() {
     for number in 2..=11 {
         stage.fanout(0).publish("other", &number.to_string()).await.unwrap();
     }
-    eventually("the link is lost", async || metric(stage.edge(0).ops, "espigon_edge_links").await == 0).await;
+    eventually("the link is lost", async || links(stage.edge(0).ops).await == 0).await;
     stage.link(0, 0).heal();
 
     let lost = ana.next_of_all().await;

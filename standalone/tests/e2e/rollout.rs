@@ -11,7 +11,7 @@ use service::Clock;
 
 use self::figures::{Figures, Phase};
 use crate::{
-    harness::{Backend, Edge, Fanout, Proxy, RedisServer, Reply, eventually, metric, readyz, serial, tell},
+    harness::{Backend, Edge, Fanout, Proxy, RedisServer, Reply, eventually, links, readyz, serial, tell},
     swarm::{Plan, Workers},
 };
 
@@ -82,8 +82,7 @@ impl Cast {
         eventually("ready", async || readyz(new.ops).await.0 == 200).await;
         self.places[FANOUTS].lead_to(new.link);
         for edge in &self.edges {
-            eventually("a link more", async || metric(edge.ops, "espigon_edge_links").await == FANOUTS as u64 + 1)
-                .await;
+            eventually("a link more", async || links(edge.ops).await == FANOUTS as u64 + 1).await;
         }
         let old = self.fanouts.remove(0);
         self.fanouts.push(new);

@@ -7,7 +7,7 @@ use super::super::{
     Shared,
     routes::{Route, Routes},
 };
-use crate::interest::LinkId;
+use crate::{interest::LinkId, metrics::LinkState};
 
 /// A node that heard nothing of its own through the broker for so long is deaf: rooms are better elsewhere.
 const DEAF: Duration = Duration::from_secs(3);
@@ -74,7 +74,9 @@ impl Up {
         self.shared.routes.send_modify(|routes| *routes = Arc::new(change(routes)));
         let routes = self.shared.routes.borrow().clone();
         let metrics = &self.shared.metrics;
-        metrics.links.set(i64::try_from(routes.len()).unwrap_or(i64::MAX));
+        for state in LinkState::ALL {
+            metrics.links(state, routes.count(state));
+        }
         metrics.stores.set(i64::try_from(routes.stores()).unwrap_or(i64::MAX));
         self.shared.one_store.seen(routes.stores());
     }

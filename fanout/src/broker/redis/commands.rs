@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use redis::{ErrorKind, RedisError, RedisResult, Value, aio::MultiplexedConnection};
 use service::{Backoff, Lifecycle};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -191,8 +191,10 @@ impl Supervisor {
             pipeline.cmd(if self.settings.cluster { "SPUBLISH" } else { "PUBLISH" }).arg(&**channel).arg("");
         }
         let mut redis = connection.redis.clone();
+        let sent = Instant::now();
         let mut values =
             redis.send_packed_commands(&pipeline, 0, 1 + usize::from(channel.is_some())).await?.into_iter();
+        self.shared.metrics.redis_roundtrip.observe(sent.elapsed());
         let info = values.next();
         match values.next() {
             Some(Value::ServerError(error)) if !self.settings.cluster => return Err(error.into()),

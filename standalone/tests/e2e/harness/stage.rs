@@ -202,6 +202,13 @@ pub(crate) async fn metric(ops: SocketAddr, name: &str) -> u64 {
     find_metric(ops, name).await.unwrap_or_else(|text| panic!("no {name} in:\n{text}"))
 }
 
+/// Links of an edge that are up, in whatever state.
+pub(crate) async fn links(ops: SocketAddr) -> u64 {
+    let (_, text) = get(&format!("http://{ops}/metrics")).await;
+    let states = text.lines().filter(|line| line.starts_with("espigon_edge_links{"));
+    states.map(|line| line.rsplit(' ').next().and_then(|count| count.parse::<u64>().ok()).expect("a count")).sum()
+}
+
 /// Sockets that an edge refused with this code.
 pub(crate) async fn refused(ops: SocketAddr, code: &str) -> u64 {
     // A label is not there until there is something to count.

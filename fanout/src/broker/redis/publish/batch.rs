@@ -7,6 +7,7 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use hashbrown::HashSet;
 use proto::Room;
 use redis::{RedisResult, Value};
+use tokio::time::Instant;
 
 use super::{CALL, Job, Shared};
 use crate::broker::{
@@ -30,6 +31,7 @@ impl Batch {
 /// A batch and the answer to it.
 struct UnderWay {
     batch: Batch,
+    sent: Instant,
     answer: BoxFuture<'static, RedisResult<Vec<Value>>>,
 }
 
@@ -64,7 +66,7 @@ impl Batches {
             std::task::Poll::Ready(result) => std::future::ready(result).boxed(),
             std::task::Poll::Pending => answer,
         };
-        self.0.push_back(UnderWay { batch, answer });
+        self.0.push_back(UnderWay { batch, sent: Instant::now(), answer });
     }
 
     /// Waits for the answer to the oldest batch, which is then to be finished. Cancel-safe.
@@ -77,7 +79,8 @@ impl Batches {
 
     /// Settles the oldest batch.
     pub(super) async fn finish_first(&mut self, answer: RedisResult<Vec<Value>>, shared: &Shared) {
-        let Some(UnderWay { batch, .. }) = self.0.pop_front() else { return };
+        let Some(UnderWay { batch, sent, .. }) = self.0.pop_front() else { return };
+        shared.metrics.redis_roundtrip.observe(sent.elapsed());
         if let Some(unread) = settle(batch, answer, shared) {
             self.again(unread, shared).await;
         }
@@ -89,7 +92,7 @@ impl Batches {
         let connection = first.connection.clone();
         let mut unread = first.jobs;
         let mut stored: HashSet<Room, RandomState> = HashSet::default();
-        while let Some(UnderWay { batch, answer }) = self.0.pop_front() {
+        while let Some(UnderWay { batch, answer, .. }) = self.0.pop_front() {
             let rooms: Vec<Room> = batch.jobs.iter().map(|job| job.publication.room.clone()).collect();
             let refused = settle(batch, answer.await, shared);
             let refused_count = refused.as_ref().map_or(0, |batch| batch.jobs.len());
