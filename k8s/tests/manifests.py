@@ -11,7 +11,7 @@ import sys
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-OVERLAYS = ["dev", "prod", "gateway-api", "ingress"]
+OVERLAYS = ["dev", "prod", "prod-tls", "gateway-api", "ingress"]
 TIERS = ["edge", "fanout"]
 BIN = pathlib.Path(sys.executable).parent
 

@@ -7,6 +7,7 @@ import tomllib
 import yaml
 
 import binaries
+import certificates
 import network
 from manifests import ROOT, TIERS, seconds, selects
 
@@ -113,7 +114,7 @@ def environment(cluster):
                 yield f"{tier}: {name} is no secret in a ConfigMap"
         with tempfile.TemporaryDirectory() as directory:
             for index, (path, (secret, key)) in enumerate(deployment.files().items()):
-                content = cluster.secret_keys(secret).get(key)
+                content = (cluster.secret_keys(secret) or certificates.secret(secret)).get(key)
                 if content is None:
                     yield f"{tier}: {path} is of no key of a Secret"
                     continue
@@ -142,6 +143,40 @@ def addresses(cluster):
         yield "without REDIS_ADDR each fanout node is a store of its own"
     elif "." not in redis and not cluster.find("Service", redis.split(":")[0]):
         yield f"REDIS_ADDR={redis} is no Service"
+
+
+def encrypted(cluster):
+    """Where certificates are mounted, both tiers use them, nothing is taken without, and the names are those called."""
+    made = certificates.certificates()
+    wanted = {"edge": ["LINK_TLS"], "fanout": ["LINK_TLS", "API_TLS"]}
+    tiers = [cluster.deployments()[tier] for tier in TIERS]
+    if not any(secret in made for tier in tiers for secret, _ in tier.files().values()):
+        return
+    for tier in tiers:
+        names, files = tier.environment(), tier.files()
+        for use in wanted[tier.name]:
+            given = [files.get(names.get(f"{use}_{part}")) for part in ["CERT", "KEY"]]
+            secret = given[0] and given[0][0]
+            if secret not in made or given != [(secret, "tls.crt"), (secret, "tls.key")]:
+                yield f"{tier.name}: {use} is of {given}"
+            elif tier.name == "fanout":
+                yield from (f"its certificate is not for {name}" for name in called(cluster) - set(made[secret]["dnsNames"]))
+        if names.get("ALLOW_PLAINTEXT") == "true":
+            yield f"{tier.name} takes credentials in the clear all the same"
+    spaces = {document["metadata"]["namespace"] for document in certificates.example().values()}
+    if spaces != {cluster.all("Namespace")[0]["metadata"]["name"]}:
+        yield f"certificates are made in {spaces}"
+    for service in cluster.all("Service"):
+        if any("h2c" in port.get("appProtocol", "") for port in service["spec"]["ports"]):
+            yield f"{service['metadata']['name']} says that it is in the clear"
+
+
+def called(cluster):
+    """Names by which fanout nodes are called: that of links, and that of backends."""
+    edge, fanout = (cluster.deployments()[tier] for tier in TIERS)
+    services = [service for service in cluster.all("Service") if selects({"matchLabels": service["spec"]["selector"]}, fanout.labels)]
+    address = edge.environment().get("FANOUT_ADDR", "")
+    return {service["metadata"]["name"] for service in services} | {address.removeprefix("dns://").split(":")[0]}
 
 
 def time_to_stop(cluster):
@@ -264,5 +299,5 @@ def needed_ways(cluster):
 
 
 CHECKS = [
-    images, selectors, listeners, ports, probes, environment, addresses, time_to_stop, rollout, autoscaling, restricted, ways,
+    images, selectors, listeners, ports, probes, environment, addresses, encrypted, time_to_stop, rollout, autoscaling, restricted, ways,
 ]  # fmt: skip

@@ -34,6 +34,20 @@ def test_routes_to_nowhere_are_noticed(route, kind, path):
     assert any("a route leads to" in problem for problem in meaning.problems(broken))
 
 
+@pytest.mark.parametrize("kind, name, path, value", [
+    ("ConfigMap", "edge", "data/LINK_TLS_CERT", "/etc/espigon/jwt-secret"),
+    ("ConfigMap", "edge", "data/LINK_TLS_CA", "/etc/espigon-tls/tls.key"),
+    ("ConfigMap", "fanout", "data/API_TLS_KEY", "/etc/espigon-tls/tls.crt"),
+    ("ConfigMap", "fanout", "data/ALLOW_PLAINTEXT", "true"),
+    ("Deployment", "fanout", "spec/template/spec/volumes/0/secret/secretName", "espigon-edge-tls"),
+    ("Service", "fanout", "metadata/name", "realtime"),
+    ("Service", "fanout-headless", "spec/ports/0/appProtocol", "kubernetes.io/h2c"),
+])  # fmt: skip
+def test_mistakes_with_certificates_are_noticed(kind, name, path, value):
+    broken = mutations.Mutation(f"{kind} {name} {path}", kind, name, path, value).apply(load("prod-tls"))
+    assert any(re.match("encrypted|environment", problem) for problem in meaning.problems(broken))
+
+
 # The oldest has `sleep` in preStop by default first; the newest is what the schemas reach.
 @pytest.mark.parametrize("version", ["1.30", "1.32", "1.34", "1.35", "1.37"])
 @pytest.mark.parametrize("overlay", OVERLAYS)
