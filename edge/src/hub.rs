@@ -186,9 +186,10 @@ impl Hub {
 
     /// A link's answer to a wanted room.
     pub fn state(&self, from: LinkId, state: wire::State) {
-        let wire::State { room, position, complete } = state;
+        let wire::State { room, position, complete, after } = state;
         let position = Position::from(position.unwrap_or_default());
-        self.hand_over(self.shard(&room), Command::State { from, room, position, complete });
+        let missed_after = (!complete).then(|| after.unwrap_or_default().into());
+        self.hand_over(self.shard(&room), Command::State { from, room, position, missed_after });
     }
 
     /// A run of publications that a link brought.

@@ -135,7 +135,7 @@ impl Edge {
 
     fn state(&self, room: &str, seq: u64) {
         let position = Some(wire::Position { epoch: "e".to_owned(), seq });
-        self.context.hub.state(LINK, wire::State { room: room.to_owned(), position, complete: true });
+        self.context.hub.state(LINK, wire::State { room: room.to_owned(), position, complete: true, after: None });
     }
 
     fn publish(&self, room: &str, seq: u64, body: &'static str) {

@@ -58,8 +58,6 @@ pub(super) struct HubRoom {
     leaving: Option<LinkId>,
     /// The link was asked where the room stands, and has not answered yet.
     asked: bool,
-    /// Where we stood then.
-    asked_from: Option<Box<Position>>,
     pub(super) listed: Listed,
     pub(super) empty_since: Option<Instant>,
 }
@@ -157,7 +155,6 @@ impl HubRoom {
             link: None,
             leaving: None,
             asked: false,
-            asked_from: None,
             listed: Listed::default(),
             empty_since: None,
         }

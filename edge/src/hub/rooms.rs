@@ -153,8 +153,8 @@ impl Rooms {
         }
     }
 
-    pub(super) fn state(&mut self, from: LinkId, room: &str, position: Position, complete: bool) {
-        self.with(room, |state, cx| state.state(from, position, complete, cx));
+    pub(super) fn state(&mut self, from: LinkId, room: &str, position: Position, missed_after: Option<Position>) {
+        self.with(room, |state, cx| state.state(from, position, missed_after, cx));
     }
 
     pub(super) fn lost(

@@ -53,7 +53,7 @@ pub(super) enum Command {
         from: LinkId,
         room: String,
         position: Position,
-        complete: bool,
+        missed_after: Option<Position>,
     },
     Publications {
         room: String,
@@ -206,7 +206,9 @@ impl Shard {
                     let _ = done.send(());
                 }
             }
-            Command::State { from, room, position, complete } => self.rooms.state(from, &room, position, complete),
+            Command::State { from, room, position, missed_after } => {
+                self.rooms.state(from, &room, position, missed_after);
+            }
             Command::Publications { room, epoch, first_seq, entries, bytes } => {
                 self.overflow.bytes.fetch_sub(bytes, Ordering::Relaxed);
                 let taken = self.rooms.publications(&room, &epoch, first_seq, &entries);

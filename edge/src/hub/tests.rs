@@ -98,7 +98,7 @@ impl Harness {
 
     /// The link says where a room stands, and those who waited for it are admitted.
     fn state(&mut self, room: &str, epoch: &str, seq: u64) {
-        self.rooms.state(LINK, room, Position::new(epoch, seq), true);
+        self.rooms.state(LINK, room, Position::new(epoch, seq), None);
         self.walk_all();
     }
 
@@ -223,7 +223,7 @@ fn a_room_that_was_never_published_to_learns_its_epoch() {
     let mut h = Harness::new();
     let member = h.member("r", "", 0);
     assert_eq!(h.publish("r", "e", 2..=2), Taken { gap: true, ..Taken::default() });
-    h.rooms.state(LINK, "r", Position::default(), true);
+    h.rooms.state(LINK, "r", Position::default(), None);
     h.publish("r", "e", 1..=2);
     h.walk_all();
     assert_eq!(received(&member), ["joined 0", "1", "2"]);
@@ -250,8 +250,8 @@ fn a_state_that_is_not_complete_is_a_loss() {
     let mut h = Harness::new();
     let member = h.member("r", "e", 3);
     h.place(h.placement(LinkId(2)));
-    h.rooms.state(LINK, "r", Position::new("e", 50), false);
-    h.rooms.state(LinkId(2), "r", Position::new("e", 9), false);
+    h.rooms.state(LINK, "r", Position::new("e", 50), Some(Position::new("e", 3)));
+    h.rooms.state(LinkId(2), "r", Position::new("e", 9), Some(Position::new("e", 3)));
     h.publish("r", "e", 10..=10);
     h.walk_all();
     assert_eq!(received(&member), ["joined 3", "lost 9", "10"], "a link that is gone says nothing");
@@ -270,7 +270,7 @@ fn a_room_moves_make_before_break() {
     h.place(Arc::new(Placement::new(links, false)));
     assert!(h.wishes().is_empty(), "kept until the new one has answered");
     h.publish("r", "e", 4..=4);
-    h.rooms.state(LinkId(2), "r", Position::new("e", 3), true);
+    h.rooms.state(LinkId(2), "r", Position::new("e", 3), None);
     assert_eq!(h.wishes(), [(Room::try_new("r").unwrap(), Wish { wanted: false, position: None })]);
     let mut asked = Vec::new();
     let _ = new.poll_drain(&Context::from_waker(Waker::noop()), 9, &mut asked);
@@ -379,7 +379,7 @@ proptest! {
                 Step::Join(room, member) => {
                     let mut outcome = h.join(ROOMS[room], &members[member]);
                     if outcome.try_recv().is_err() {
-                        h.rooms.state(LINK, ROOMS[room], Position::new("e", stands[room]), true);
+                        h.rooms.state(LINK, ROOMS[room], Position::new("e", stands[room]), None);
                         // Nothing is pending in a room whose position was not known.
                         while outcome.is_empty() {
                             h.rooms.walk(1);
@@ -406,7 +406,7 @@ proptest! {
                     stands[room] += count + 1;
                     let taken = h.publish(ROOMS[room], "e", stands[room]..=stands[room]);
                     if taken.gap {
-                        h.rooms.state(LINK, ROOMS[room], Position::new("e", first - 1), true);
+                        h.rooms.state(LINK, ROOMS[room], Position::new("e", first - 1), None);
                         h.publish(ROOMS[room], "e", first..=stands[room]);
                     }
                 }

@@ -105,7 +105,7 @@ impl Link for Service {
                         if let Some(Kind::Interest(interest)) = message.kind {
                             for wish in interest.rooms.into_iter().filter(|wish| wish.wanted) {
                                 let position = Some(Position { epoch: EPOCH.into(), seq: 0 });
-                                say(&out, Out::State(State { room: wish.room, position, complete: true })).await;
+                                say(&out, Out::State(State { room: wish.room, position, complete: true, after: None })).await;
                             }
                         }
                         if let Some(up) = up.take() {

@@ -86,7 +86,7 @@ impl Member {
             }
             _ => {
                 self.cursor = at.clone();
-                self.attachment.control(state(room, at.clone(), true));
+                self.attachment.control(state(room, at.clone(), None));
                 false
             }
         }
@@ -163,10 +163,10 @@ impl Member {
         if std::mem::take(&mut behind.owes_state) {
             let kept = finished_prev || !matches!(effects.first(), Some(Effect::Lost(..)));
             if kept {
-                self.attachment.control(state(room, before, true));
+                self.attachment.control(state(room, before, None));
             } else if let Effect::Lost(to, _) = effects.remove(0) {
                 behind.position = to.clone();
-                self.attachment.control(state(room, to, false));
+                self.attachment.control(state(room, to, Some(before)));
             }
         }
         if behind.hand_over(&self.attachment, room, effects, shard) {
@@ -203,9 +203,11 @@ impl Behind {
     }
 }
 
-fn state(room: &Room, position: Position, complete: bool) -> wire::fanout_message::Kind {
-    let position = Some(position.into());
-    wire::fanout_message::Kind::State(wire::State { room: room.as_str().to_owned(), position, complete })
+/// `missed_after`: the position that was asked from, if something was missed since.
+fn state(room: &Room, position: Position, missed_after: Option<Position>) -> wire::fanout_message::Kind {
+    let (position, complete) = (Some(position.into()), missed_after.is_none());
+    let (room, after) = (room.as_str().to_owned(), missed_after.map(Into::into));
+    wire::fanout_message::Kind::State(wire::State { room, position, complete, after })
 }
 
 fn lost(room: &Room, after: Position, position: Position, reason: LostReason) -> wire::fanout_message::Kind {

@@ -943,6 +943,10 @@ pub struct State {
     /// Nothing was missed between the interest's position and this one. True when it had none.
     #[prost(bool, tag = "3")]
     pub complete: bool,
+    /// Without `complete`: the interest's position, after which something was missed. An edge that has asked again since, from
+    /// elsewhere, knows by it that this is not the answer to that.
+    #[prost(message, optional, tag = "4")]
+    pub after: ::core::option::Option<Position>,
 }
 /// A run of consecutive publications of one room.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

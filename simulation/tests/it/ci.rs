@@ -32,7 +32,7 @@ const MUST_HAPPEN: &[&str] = &[
     "client: not recovered",
     "client: reads slowly",
     "client: recovered",
-    "espigon_edge_broadcasts_total{outcome=\"Repeated\"}",
+    "espigon_edge_broadcasts_total{outcome=\"repeated\"}",
     "espigon_edge_duplicates_total",
     "espigon_edge_gaps_total",
     "espigon_edge_link_losses_total",

@@ -64,7 +64,6 @@ impl HubRoom {
         if let Some(link) = self.link.and_then(|link| placement.get(link)) {
             link.interest.set(self.name.clone(), Wish { wanted: true, position: self.received.clone() });
             self.asked = true;
-            self.asked_from = self.received.clone().map(Box::new);
         }
     }
 
@@ -80,8 +79,14 @@ impl HubRoom {
         }
     }
 
-    /// The link's answer to what was asked. `complete`: nothing was missed between our position and its.
-    pub(in crate::hub) fn state(&mut self, from: LinkId, position: Position, complete: bool, cx: &mut Cx<'_>) {
+    /// The link's answer to what was asked. `missed_after`: where it was asked from, if something was missed since.
+    pub(in crate::hub) fn state(
+        &mut self,
+        from: LinkId,
+        position: Position,
+        missed_after: Option<Position>,
+        cx: &mut Cx<'_>,
+    ) {
         if self.link != Some(from) {
             return;
         }
@@ -96,8 +101,8 @@ impl HubRoom {
             }
             Some(before) if !is_ahead(&position, before) => {}
             // An answer to what was asked from elsewhere says nothing of what lies between.
-            Some(before) if complete || self.asked_from.as_deref() != Some(before) => self.ask(cx.placement),
-            Some(_) => self.lost(position, LostReason::Failover),
+            Some(before) if missed_after.as_ref() == Some(before) => self.lost(position, LostReason::Failover),
+            Some(_) => self.ask(cx.placement),
         }
     }
 

@@ -13,14 +13,16 @@ fn an_answer_from_another_position_is_asked_for_again() {
     let mut h = Harness::new();
     let member = h.member("r", "e", 3);
     // It was asked before we knew where we stand: what lies between was never sent.
-    h.rooms.state(LINK, "r", Position::new("e", 7), true);
+    h.rooms.state(LINK, "r", Position::new("e", 7), None);
     let asked = Wish { wanted: true, position: Some(Position::new("e", 3)) };
     assert_eq!(h.wishes(), [(Room::try_new("r").unwrap(), asked.clone())]);
     // We have moved on since: from here nothing may be missing.
     h.publish("r", "e", 4..=5);
-    h.rooms.state(LINK, "r", Position::new("e", 9), false);
+    h.rooms.state(LINK, "r", Position::new("e", 9), Some(Position::new("e", 3)));
     assert_eq!(h.wishes()[0].1.position, Some(Position::new("e", 5)));
-    h.rooms.state(LINK, "r", Position::new("e", 5), true);
+    // So it is when the answer to an earlier question comes after that.
+    h.rooms.state(LINK, "r", Position::new("e", 9), Some(Position::new("e", 3)));
+    h.rooms.state(LINK, "r", Position::new("e", 5), None);
     h.publish("r", "e", 6..=6);
     h.walk_all();
     assert_eq!(received(&member), ["joined 3", "4", "5", "6"]);
@@ -57,7 +59,7 @@ fn a_read_over_a_link_that_the_room_has_left_is_given_up_with_it() {
     };
     let placement = both(true);
     h.place(placement);
-    h.rooms.state(LinkId(2), "r", Position::new("e", 9), true);
+    h.rooms.state(LinkId(2), "r", Position::new("e", 9), None);
     assert!(h.reads().is_empty(), "the old link may still answer");
     h.place(h.placement(LinkId(2)));
     let [(_, from)] = &h.reads()[..] else { panic!() };

@@ -45,7 +45,7 @@ async fn no_more_than_1024_members_are_walked_between_two_yields() {
         outcomes.push(hub.join(room.clone(), member.clone(), None, true, None, None).await);
     }
     let position = Some(Position::new("1-a", 0).into());
-    hub.state(LINK, proto::wire::State { room: "room".into(), position, complete: true });
+    hub.state(LINK, proto::wire::State { room: "room".into(), position, complete: true, after: None });
     for outcome in outcomes {
         assert_eq!(outcome.await.unwrap(), JoinOutcome::Joined);
     }
