@@ -29,7 +29,7 @@ use crate::{
 };
 pub use context::{Context, Settings};
 use conversation::Conversation;
-pub use conversation::Guest;
+pub use conversation::{Arrival, Guest};
 pub use pumps::Pumps;
 use read_pump::ReadPump;
 pub use socket::{SocketReader, SocketWriter, split};
@@ -67,6 +67,8 @@ where
 {
     let (outbox, context) = (conversation.outbox.clone(), conversation.context.clone());
     let ended = tokio::select! {
+        // First, so that whoever wakes the outbox's owner wakes us before the conversation has looked for anything.
+        biased;
         reason = outbox.ended() => Ended::Writing(reason),
         reason = conversation.run() => Ended::Reading(reason),
     };

@@ -1,4 +1,10 @@
-use std::{future::pending, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::{self, Poll, ready},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
@@ -25,6 +31,7 @@ use crate::{
         ErrorCode, Request, ServerMessage, frame,
         server::{Authenticated, ReconnectReason, Welcome},
     },
+    removals::News,
     session::{Action, AutomaticRooms, JoinOutcome, OpId, Receipt, Session},
 };
 
@@ -40,6 +47,15 @@ pub struct Guest {
     pub token: Arc<str>,
     /// Whether to join the automatic rooms for it.
     pub auto_join: bool,
+    pub arrival: Arrival,
+}
+
+/// When a connection came: to be had before its handle is where others find it.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    unix_ms: i64,
+    /// The removals up to this number are none of its affair.
+    seen: u64,
 }
 
 /// What a connection and its client say to each other: reads requests, has the session decide, carries out its actions.
@@ -48,6 +64,7 @@ pub(super) struct Conversation<R> {
     claims: Arc<Claims>,
     token: Arc<str>,
     auto_join: bool,
+    arrival: Arrival,
     session: Session,
     pub(super) outbox: Arc<Outbox>,
     pub(super) context: Arc<Context>,
@@ -90,7 +107,7 @@ impl<R: AsyncRead + Unpin + Send> Conversation<R> {
         let now = Instant::now();
         let settings = &context.settings;
         let first = service::rng().random_range(0.5..=1.0);
-        let Guest { id, claims, token, auto_join } = guest;
+        let Guest { id, claims, token, auto_join, arrival } = guest;
         let expires = now + context.left_of(&claims);
         let mut heartbeat = Heartbeat::new(settings.ping_period, settings.pong_wait, first, now, expires);
         if let Some(age) = settings.max_age {
@@ -105,6 +122,7 @@ impl<R: AsyncRead + Unpin + Send> Conversation<R> {
             claims,
             token,
             auto_join,
+            arrival,
             session,
             outbox,
             context,
@@ -123,6 +141,10 @@ impl<R: AsyncRead + Unpin + Send> Conversation<R> {
             self.session.auto_join(&mut self.actions);
         }
         loop {
+            // Before anything is asked for the client, so that what it is given is given after all that were seen.
+            if let Some(reason) = self.look_for_removals() {
+                return reason;
+            }
             if !self.actions.is_empty()
                 && let Some(reason) = Box::pin(self.perform_all()).await
             {
@@ -130,7 +152,12 @@ impl<R: AsyncRead + Unpin + Send> Conversation<R> {
             }
             let may_read = self.pending.as_ref().is_none_or(|pending| pending.len() < MAX_PENDING);
             tokio::select! {
-                done = next_done(&mut self.pending) => self.done(done),
+                // If there is a removal of its user, the outbox's owner is woken: this task. Both in one, as each connection
+                // keeps a place for each future here.
+                done = poll_fn(|cx| {
+                    let removed = self.context.removals.latest() != self.arrival.seen;
+                    if removed { Poll::Ready(Done::Nothing) } else { poll_done(&mut self.pending, cx) }
+                }) => self.done(done),
                 received = self.reader.next(), if may_read => {
                     let ended = match received {
                         Ok(received) => self.received(received),
@@ -226,6 +253,24 @@ impl<R: AsyncRead + Unpin + Send> Conversation<R> {
         }
     }
 
+    /// Whether a backend has removed the user since this was looked at; returns why to close, if it is altogether.
+    fn look_for_removals(&mut self) -> Option<CloseReason> {
+        let removals = &self.context.removals;
+        if removals.latest() == self.arrival.seen {
+            return None;
+        }
+        let News { seen, everywhere, rooms } = removals.since(self.arrival.seen, &self.claims.user);
+        self.arrival.seen = seen;
+        // An edge that was cut off hears of some late: who came after them is not meant, but what it was given may be older.
+        if everywhere.is_some_and(|removed| removed.is_after(self.arrival.unix_ms)) {
+            return Some(CloseReason::Removed);
+        }
+        let rooms = if everywhere.is_some() { self.session.rooms().cloned().collect() } else { rooms };
+        let ended = rooms.iter().filter(|room| self.session.removed(room, &mut self.actions)).count();
+        self.context.metrics.removed.inc_by(ended as u64);
+        None
+    }
+
     fn due(&mut self) -> Option<CloseReason> {
         match self.heartbeat.due(Instant::now()) {
             Due::Dead => return Some(CloseReason::PingTimeout),
@@ -299,7 +344,8 @@ impl<R: AsyncRead + Unpin + Send> Conversation<R> {
         let (context, claims, token) = (self.context.clone(), self.claims.clone(), self.token.clone());
         let asking = async move {
             let keys = context.keys.now();
-            let applicant = Applicant { claims: &claims, token: &token, grant: grant.as_deref() };
+            let removed = context.removals.last(&claims.user, &room);
+            let applicant = Applicant { claims: &claims, token: &token, grant: grant.as_deref(), removed };
             let now_ms = || context.clock.unix_ms();
             let admission = context.authorizer.admit(&room, applicant, keys.grants.as_ref(), now_ms).await;
             Done::Authorized { op, room, admission }
@@ -350,6 +396,11 @@ impl<R: AsyncRead + Unpin + Send> Conversation<R> {
 }
 
 impl Context {
+    /// A connection comes now.
+    pub fn arrival(&self) -> Arrival {
+        Arrival { unix_ms: self.clock.unix_ms(), seen: self.removals.latest() }
+    }
+
     /// How long the token is still good for.
     fn left_of(&self, claims: &Claims) -> Duration {
         // A year is as good as for ever, and within what a timer takes.
@@ -364,11 +415,14 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// The next thing that is done; never, while nothing is under way. The list is given back once it is empty.
-async fn next_done(slot: &mut Option<Box<FuturesUnordered<BoxFuture<'static, Done>>>>) -> Done {
-    let Some(under_way) = slot else { return pending().await };
-    if let Some(done) = under_way.next().await {
-        return done;
+fn poll_done(
+    slot: &mut Option<Box<FuturesUnordered<BoxFuture<'static, Done>>>>,
+    cx: &mut task::Context<'_>,
+) -> Poll<Done> {
+    let Some(under_way) = slot else { return Poll::Pending };
+    let done = ready!(under_way.poll_next_unpin(cx));
+    if done.is_none() {
+        *slot = None;
     }
-    *slot = None;
-    Done::Nothing
+    Poll::Ready(done.unwrap_or(Done::Nothing))
 }
