@@ -9,6 +9,7 @@ mod context;
 mod conversation;
 mod echo;
 mod frame_watch;
+mod guest;
 mod heartbeat;
 mod pumps;
 mod read_pump;
@@ -29,7 +30,7 @@ use crate::{
 };
 pub use context::{Context, Settings};
 use conversation::Conversation;
-pub use conversation::{Arrival, Guest};
+pub use guest::{Arrival, Guest};
 pub use pumps::Pumps;
 use read_pump::ReadPump;
 pub use socket::{SocketReader, SocketWriter, split};

@@ -16,7 +16,8 @@ use tokio::{
 };
 
 use super::{
-    Context,
+    Context, Guest,
+    guest::Arrival,
     heartbeat::{Due, Heartbeat},
     read_pump::{ReadPump, Received},
     replays::{Replays, drive},
@@ -37,26 +38,6 @@ use crate::{
 
 /// Requests of one connection under way, of all kinds; with so many it is not read from until some are done.
 const MAX_PENDING: usize = 128;
-
-/// Who the connection belongs to, as its upgrade found.
-#[derive(Debug)]
-pub struct Guest {
-    pub id: Box<str>,
-    pub claims: Arc<Claims>,
-    /// For backends that want to see it; else empty.
-    pub token: Arc<str>,
-    /// Whether to join the automatic rooms for it.
-    pub auto_join: bool,
-    pub arrival: Arrival,
-}
-
-/// When a connection came: to be had before its handle is where others find it.
-#[derive(Debug, Clone, Copy)]
-pub struct Arrival {
-    unix_ms: i64,
-    /// The removals up to this number are none of its affair.
-    seen: u64,
-}
 
 /// What a connection and its client say to each other: reads requests, has the session decide, carries out its actions.
 pub(super) struct Conversation<R> {
@@ -392,21 +373,6 @@ impl<R: AsyncRead + Unpin + Send> Conversation<R> {
 
     fn start(&mut self, future: BoxFuture<'static, Done>) {
         self.pending.get_or_insert_default().push(future);
-    }
-}
-
-impl Context {
-    /// A connection comes now.
-    pub fn arrival(&self) -> Arrival {
-        Arrival { unix_ms: self.clock.unix_ms(), seen: self.removals.latest() }
-    }
-
-    /// How long the token is still good for.
-    fn left_of(&self, claims: &Claims) -> Duration {
-        // A year is as good as for ever, and within what a timer takes.
-        const YEAR: u64 = 365 * 24 * 3600 * 1000;
-        let left = claims.expires.saturating_mul(1000).saturating_sub(self.clock.unix_ms());
-        Duration::from_millis(u64::try_from(left).unwrap_or(0).min(YEAR))
     }
 }
 
