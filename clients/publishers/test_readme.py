@@ -24,7 +24,7 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", SECTION, re.DOTALL)
 
 
-CURL, PYTHON_SETUP, NODE_SETUP = blocks("sh")
+CURL, PYTHON_SETUP, NODE_SETUP, REMOVE = blocks("sh")
 [PYTHON] = blocks("python")
 [NODE] = blocks("js")
 
@@ -93,6 +93,10 @@ def test_with_curl(project, api):
     assert (answer["seq"], answer["duplicate"]) == (1, False)
     assert json.loads(run(CURL, project, api))["duplicate"], "a repeat is stored once"
     assert published(api) == STORED
+
+
+def test_removing_a_user(project, api):
+    assert run(REMOVE, project, api) == "{}"
 
 
 def test_with_python(project, api):

@@ -11,7 +11,10 @@ pub use backend::{Backend, BackendConfig, BackendUrl, JoinRoutes, Metrics};
 use grant::Granted;
 pub use grant::Grants;
 
-use crate::auth::{Claims, UserId};
+use crate::{
+    auth::{Claims, UserId},
+    removals::Removed,
+};
 
 /// What comes of the question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub struct Applicant<'a> {
     pub token: &'a str,
     /// What it was given when it joined before.
     pub grant: Option<&'a str>,
+    /// When a backend last removed it from the room: what was given, or answered, before is void.
+    pub removed: Removed,
 }
 
 impl Authorizer {
@@ -57,22 +62,23 @@ impl Authorizer {
         grants: Option<&Grants>,
         now_ms: impl Fn() -> i64,
     ) -> Admission {
-        let Applicant { claims, token, grant } = applicant;
+        let Applicant { claims, token, grant, removed } = applicant;
         let user = &claims.user;
         if let Some(owner) = UserId::of_room(room) {
             return Admission { decision: own_room(owner, user), grant: None };
         }
         let shown = grants.zip(grant).and_then(|(grants, grant)| grants.read(grant, room, user, now_ms()));
-        if let Some(granted) = shown {
+        if let Some(granted) = shown.filter(|granted| !removed.is_after(granted.given_ms)) {
             return Admission::granted(granted, room, user, grants);
         }
+        let asked_ms = now_ms();
         let decision = match self {
-            Self::Backend(backend) => backend.decide(room, user, token).await,
+            Self::Backend(backend) => backend.decide(room, user, token, removed.number).await,
             Self::Claims => claims::decide(room, claims),
         };
         match (decision, grants) {
             (Decision::Allowed { publish }, Some(grants)) => {
-                Admission::granted(grants.fresh(publish, now_ms()), room, user, Some(grants))
+                Admission::granted(grants.fresh(publish, asked_ms), room, user, Some(grants))
             }
             (decision, _) => Admission { decision, grant: None },
         }
@@ -103,12 +109,12 @@ fn own_room(owner: &str, user: &UserId) -> Decision {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
 
     use service::settings::Secret;
 
     use super::*;
-    use crate::auth::RoomClaims;
+    use crate::{auth::RoomClaims, connections::Connections, removals::Removals};
 
     fn room(name: &str) -> Room {
         Room::try_new(name).unwrap()
@@ -119,7 +125,8 @@ mod tests {
     }
 
     async fn admit(name: &str, claims: &Claims, grants: Option<(&Grants, Option<&str>, i64)>) -> Admission {
-        let applicant = Applicant { claims, token: "", grant: grants.and_then(|(_, grant, _)| grant) };
+        let grant = grants.and_then(|(_, grant, _)| grant);
+        let applicant = Applicant { claims, token: "", grant, removed: Removed::default() };
         let now = grants.map_or(0, |(_, _, now)| now);
         Authorizer::Claims.admit(&room(name), applicant, grants.map(|(grants, ..)| grants), || now).await
     }
@@ -157,6 +164,28 @@ mod tests {
         }
         let other = claims("8", RoomClaims::Only(Box::default()));
         assert_eq!(admit("r", &other, Some((&grants, Some(&given), 1001))).await, denied);
+    }
+
+    #[tokio::test]
+    async fn a_grant_from_before_a_removal_is_void() {
+        let grants = Grants::new(&[Secret::new("s")], Duration::from_secs(100)).unwrap();
+        let nowhere = claims("7", RoomClaims::Only(Box::default()));
+        let metrics = Arc::<crate::metrics::Metrics>::default();
+        let removals = Removals::new(Connections::new(9, 9, metrics.clone()), metrics);
+        let shown = async |given: i64, room: &Room| {
+            let grant = grants.write(grants.fresh(true, given), room, &nowhere.user).unwrap();
+            let removed = removals.last(&nowhere.user, room);
+            let applicant = Applicant { claims: &nowhere, token: "", grant: Some(&grant), removed };
+            Authorizer::Claims.admit(room, applicant, Some(&grants), || 60_000).await.decision
+        };
+        let (r, other) = (room("r"), room("other"));
+        assert_eq!(shown(40_000, &r).await, Decision::Allowed { publish: true });
+        removals.learn(&nowhere.user, Some(&r), 45_000);
+        assert_eq!(shown(40_000, &r).await, Decision::Denied);
+        assert_eq!(shown(40_000, &other).await, Decision::Allowed { publish: true });
+        assert_eq!(shown(55_000, &r).await, Decision::Allowed { publish: true }, "given after it");
+        removals.learn(&nowhere.user, None, 46_000);
+        assert_eq!(shown(40_000, &other).await, Decision::Denied);
     }
 
     #[tokio::test]

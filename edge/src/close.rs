@@ -15,6 +15,8 @@ pub enum CloseReason {
     Restarting,
     TokenExpired,
     TokenInvalid,
+    /// By a backend.
+    Removed,
     SlowConsumer,
     PingTimeout,
     TooManyErrors,
@@ -40,6 +42,7 @@ impl CloseReason {
             Self::Restarting => 1012,
             Self::TokenExpired => 4001,
             Self::TokenInvalid => 4002,
+            Self::Removed => 4003,
             Self::SlowConsumer => 4008,
             Self::PingTimeout => 4009,
             Self::TooManyConnections => 4013,
@@ -66,6 +69,7 @@ impl CloseReason {
             Self::Restarting => "restarting",
             Self::TokenExpired => "token_expired",
             Self::TokenInvalid => "token_invalid",
+            Self::Removed => "removed",
             Self::SlowConsumer => "slow_consumer",
             Self::PingTimeout => "ping_timeout",
             Self::TooManyErrors => "too_many_errors",
@@ -94,6 +98,7 @@ mod tests {
             (CloseReason::Restarting, 1012, "restarting"),
             (CloseReason::TokenExpired, 4001, "token_expired"),
             (CloseReason::TokenInvalid, 4002, "token_invalid"),
+            (CloseReason::Removed, 4003, "removed"),
             (CloseReason::SlowConsumer, 4008, "slow_consumer"),
             (CloseReason::PingTimeout, 4009, "ping_timeout"),
         ];

@@ -95,6 +95,9 @@ impl Config {
         if flags.address_rate.is_none() && flags.trusted_proxies != TrustedProxies::default() {
             return Err("TRUSTED_PROXIES are asked for addresses: ADDRESS_RATE must be set".to_owned());
         }
+        if flags.backend_cache_ttl > MAX_GRANT_TTL {
+            return Err("BACKEND_CACHE_TTL must not be more than 1h: removals are known no longer than that".to_owned());
+        }
         if flags.grant_ttl > MAX_GRANT_TTL {
             return Err("GRANT_TTL must not be more than 1h".to_owned());
         }
@@ -286,6 +289,7 @@ mod tests {
             (&["--write-wait", "21s"], "WRITE_WAIT"),
             (&["--drain-window", "31s"], "DRAIN_WINDOW"),
             (&["--grant-ttl", "61m"], "GRANT_TTL"),
+            (&["--backend-cache-ttl", "61m"], "BACKEND_CACHE_TTL"),
             (&["--client-rate", "50"], "--client-rate"),
             (&["--client-burst", "0"], "--client-burst"),
             (&["--max-message-bytes", "2MiB"], "MAX_MESSAGE_BYTES"),

@@ -9,6 +9,7 @@ mod context;
 mod conversation;
 mod echo;
 mod frame_watch;
+mod guest;
 mod heartbeat;
 mod pumps;
 mod read_pump;
@@ -29,7 +30,7 @@ use crate::{
 };
 pub use context::{Context, Settings};
 use conversation::Conversation;
-pub use conversation::Guest;
+pub use guest::{Arrival, Guest};
 pub use pumps::Pumps;
 use read_pump::ReadPump;
 pub use socket::{SocketReader, SocketWriter, split};
@@ -67,6 +68,8 @@ where
 {
     let (outbox, context) = (conversation.outbox.clone(), conversation.context.clone());
     let ended = tokio::select! {
+        // First, so that whoever wakes the outbox's owner wakes us before the conversation has looked for anything.
+        biased;
         reason = outbox.ended() => Ended::Writing(reason),
         reason = conversation.run() => Ended::Reading(reason),
     };

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    num::NonZeroU32,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -21,34 +22,46 @@ const BATCH: usize = 1024;
 /// The handles of the open connections.
 #[derive(Debug)]
 pub struct Connections {
-    slots: Mutex<Slots>,
+    table: Mutex<Table>,
     count: Arc<AtomicUsize>,
-    /// How many each user has; no entry is zero.
-    users: Mutex<HashMap<UserId, usize, RandomState>>,
     max: usize,
     max_per_user: usize,
     metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
-struct Slots {
-    handles: Vec<Option<Arc<Outbox>>>,
-    free: Vec<usize>,
+struct Table {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    users: HashMap<UserId, OfUser, RandomState>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    handle: Option<Arc<Outbox>>,
+    /// Of the same user; a list costs less than one of its own for each user.
+    next: Option<NonZeroU32>,
+}
+
+/// What a user has; nobody has nothing.
+#[derive(Debug, Default)]
+struct OfUser {
+    places: u32,
+    first: Option<NonZeroU32>,
 }
 
 /// The place of an open connection; given up when dropped.
 #[derive(Debug)]
 pub struct Place {
     connections: Arc<Connections>,
-    slot: Option<usize>,
+    slot: Option<NonZeroU32>,
     user: Option<UserId>,
 }
 
 impl Connections {
     /// `max`: how many may be open, in all and of one user.
     pub fn new(max: usize, max_per_user: usize, metrics: Arc<Metrics>) -> Arc<Self> {
-        let (slots, count, users) = (Mutex::default(), Arc::default(), Mutex::default());
-        Arc::new(Self { slots, count, users, max, max_per_user, metrics })
+        Arc::new(Self { table: Mutex::default(), count: Arc::default(), max, max_per_user, metrics })
     }
 
     pub fn count(&self) -> usize {
@@ -71,7 +84,19 @@ impl Connections {
 
     /// The handles of all that are open now.
     pub fn handles(&self) -> Vec<Arc<Outbox>> {
-        lock(&self.slots).handles.iter().flatten().cloned().collect()
+        self.lock().slots.iter().filter_map(|slot| slot.handle.clone()).collect()
+    }
+
+    /// Those of one user.
+    pub(crate) fn of_user(&self, user: &UserId) -> Vec<Arc<Outbox>> {
+        let table = self.lock();
+        let first = table.users.get(user).and_then(|of_user| of_user.first);
+        let slots = std::iter::successors(first, |slot| table.slot(*slot).next);
+        slots.filter_map(|slot| table.slot(slot).handle.clone()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What waits in all outboxes, by a look that yields now and then.
@@ -102,52 +127,89 @@ impl Connections {
 impl Place {
     /// Counts the place as the user's. False if the user has too many already.
     pub fn belong_to(&mut self, user: &UserId) -> bool {
-        let mut users = lock(&self.connections.users);
-        let count = users.entry(user.clone()).or_default();
-        if *count >= self.connections.max_per_user {
+        let mut table = self.connections.lock();
+        let places = &mut table.users.entry(user.clone()).or_default().places;
+        if usize::try_from(*places).unwrap_or(usize::MAX) >= self.connections.max_per_user {
             return false;
         }
-        *count += 1;
+        *places += 1;
         self.user = Some(user.clone());
         true
     }
 
     /// The connection is open: from now on it is among the [`Connections::handles`].
     pub fn fill(&mut self, handle: Arc<Outbox>) {
-        let mut slots = lock(&self.connections.slots);
-        let slot = slots.free.pop().unwrap_or(slots.handles.len());
-        if slot == slots.handles.len() {
-            slots.handles.push(None);
-        }
-        slots.handles[slot] = Some(handle);
-        drop(slots);
-        self.slot = Some(slot);
+        self.slot = self.connections.lock().add(handle, self.user.as_ref());
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(slot) = self.slot {
-            let mut slots = lock(&self.connections.slots);
-            slots.handles[slot] = None;
-            slots.free.push(slot);
-        }
-        if let Some(user) = self.user.take() {
-            let mut users = lock(&self.connections.users);
-            if let Some(count) = users.get_mut(&user) {
-                *count -= 1;
-                if *count == 0 {
-                    users.remove(&user);
-                }
-            }
-        }
+        self.connections.lock().give_up(self.slot, self.user.as_ref());
         self.connections.count.fetch_sub(1, Ordering::Relaxed);
         self.connections.metrics.connections.dec();
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl Table {
+    fn slot(&self, number: NonZeroU32) -> &Slot {
+        &self.slots[index(number)]
+    }
+
+    /// None when there are more than four billion.
+    fn add(&mut self, handle: Arc<Outbox>, user: Option<&UserId>) -> Option<NonZeroU32> {
+        let number = match self.free.pop() {
+            Some(free) => NonZeroU32::new(free)?,
+            None => NonZeroU32::new(u32::try_from(self.slots.len() + 1).ok()?)?,
+        };
+        let first = user.and_then(|user| self.users.get_mut(user)).map(|of_user| &mut of_user.first);
+        let slot = Slot { handle: Some(handle), next: first.and_then(|first| first.replace(number)) };
+        match self.slots.get_mut(index(number)) {
+            Some(place) => *place = slot,
+            None => self.slots.push(slot),
+        }
+        Some(number)
+    }
+
+    fn give_up(&mut self, slot: Option<NonZeroU32>, user: Option<&UserId>) {
+        if let Some(slot) = slot {
+            self.unlink(slot, user);
+            self.slots[index(slot)] = Slot { handle: None, next: None };
+            self.free.push(slot.get());
+        }
+        if let Some(user) = user
+            && let Some(of_user) = self.users.get_mut(user)
+        {
+            of_user.places -= 1;
+            if of_user.places == 0 {
+                self.users.remove(user);
+            }
+        }
+    }
+
+    /// Takes a slot out of its user's list, which is short.
+    fn unlink(&mut self, slot: NonZeroU32, user: Option<&UserId>) {
+        let Some(of_user) = user.and_then(|user| self.users.get_mut(user)) else { return };
+        let next = self.slots[index(slot)].next;
+        if of_user.first == Some(slot) {
+            of_user.first = next;
+            return;
+        }
+        let mut at = of_user.first;
+        while let Some(number) = at {
+            let before = &mut self.slots[index(number)];
+            if before.next == Some(slot) {
+                before.next = next;
+                return;
+            }
+            at = before.next;
+        }
+    }
+}
+
+/// Slots are numbered from 1, so that none takes no place.
+fn index(number: NonZeroU32) -> usize {
+    usize::try_from(number.get()).unwrap_or(usize::MAX) - 1
 }
 
 /// The window over which clients are spread that reconnect or reload at the same time: the node's connections ÷ 2,000
@@ -212,7 +274,34 @@ mod tests {
         drop(first);
         assert!(connections.reserve().unwrap().belong_to(&user));
         drop(second);
-        assert!(lock(&connections.users).is_empty());
+        assert!(connections.lock().users.is_empty());
+    }
+
+    #[test]
+    fn those_of_a_user_are_found_whichever_goes_first() {
+        for goes in 0..3 {
+            let connections = Connections::new(9, 9, Arc::default());
+            let user = UserId::try_new("7").unwrap();
+            let mut places = Vec::new();
+            for id in ["7", "8", "7", "7"] {
+                let mut place = connections.reserve().unwrap();
+                assert!(place.belong_to(&UserId::try_new(id).unwrap()));
+                let outbox = test_support::outbox();
+                place.fill(outbox.clone());
+                places.push((id, place, outbox));
+            }
+            places.remove([0, 2, 3][goes]);
+            // Its slot is somebody else's now.
+            let mut other = connections.reserve().unwrap();
+            other.fill(test_support::outbox());
+            let expected: Vec<_> =
+                places.iter().rev().filter(|(id, ..)| *id == "7").map(|(.., outbox)| outbox).collect();
+            let found = connections.of_user(&user);
+            assert!(found.iter().zip(&expected).all(|(found, expected)| Arc::ptr_eq(found, expected)));
+            assert_eq!((found.len(), connections.handles().len()), (2, 4));
+            places.retain(|(id, ..)| *id == "8");
+            assert!(connections.of_user(&user).is_empty());
+        }
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub mod metrics;
 pub mod outbound;
 pub mod outbox;
 pub mod protocol;
+pub mod removals;
 mod server;
 pub mod session;
 #[cfg(simulation)]

@@ -28,6 +28,7 @@ use crate::{
     memory::Memory,
     metrics::Metrics,
     outbox,
+    removals::Removals,
     upgrade::{Echoes, Gate, conformance, upgrade},
     upstream::Upstream,
 };
@@ -74,7 +75,8 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         lifecycle.spawn_vital(shard);
     }
     let upstream = Upstream::new(tier, metrics.clone());
-    upstream.spawn(&hub, &connections, lifecycle, &end);
+    let removals = Arc::new(Removals::new(connections.clone(), metrics.clone()));
+    upstream.spawn(&hub, &connections, &removals, lifecycle, &end);
 
     let context = Arc::new(Context {
         settings: config.connection(),
@@ -83,6 +85,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         keys: keys.clone(),
         authorizer,
         connections: connections.clone(),
+        removals,
         outbox_rules: Arc::new(outbox::Rules { limits: config.outbox_limits(), metrics: metrics.clone() }),
         metrics: metrics.clone(),
         clock,

@@ -214,13 +214,41 @@ impl Session {
         self.automatic = automatic.into();
         let lost = self.rooms.names().filter(|room| !self.is_automatic(room) && !covers(room));
         for room in lost.cloned().collect::<Vec<_>>() {
-            let joining = self.cancel_step(&room, actions);
-            self.cancel_waiting(&room, actions);
-            if joining || self.rooms.membership(&room).is_some() {
-                self.start_leaving(&room, None, Some(ErrorCode::NotAuthorized.as_str()), actions);
-            } else {
-                self.rooms.forget_if_idle(&room);
+            self.expel(&room, ErrorCode::NotAuthorized.as_str(), actions);
+        }
+    }
+
+    /// A backend has removed the user from this room. What was asked before is asked again; true if a membership ends.
+    pub fn removed(&mut self, room: &Room, actions: &mut Vec<Action>) -> bool {
+        let member = self.rooms.membership(room).is_some();
+        let joining = match self.rooms.busy(room).map(|busy| &mut busy.step) {
+            Some(Step::Authorizing { id, since }) if !member => {
+                let step = Step::Authorizing { id: id.take(), since: since.take() };
+                let op = self.start(room, step);
+                actions.push(Action::Authorize { op, room: room.clone(), grant: None });
+                return false;
             }
+            Some(Step::Joining { .. }) => true,
+            _ => false,
+        };
+        if member || joining {
+            self.expel(room, CloseReason::Removed.label(), actions);
+        }
+        member || joining
+    }
+
+    /// Ends a membership, or the way to one, unasked. What waits behind it finds none.
+    fn expel(&mut self, room: &Room, reason: &'static str, actions: &mut Vec<Action>) {
+        let joining = self.cancel_step(room, actions);
+        let member = self.rooms.membership(room).is_some();
+        if member {
+            self.rooms.state(room).membership = None;
+        }
+        self.cancel_waiting(room, actions);
+        if joining || member {
+            self.start_leaving(room, None, Some(reason), actions);
+        } else {
+            self.rooms.forget_if_idle(room);
         }
     }
 

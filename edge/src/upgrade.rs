@@ -28,7 +28,7 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use crate::{
     auth::{Claims, Origins, TokenError},
     close::CloseReason,
-    connection::{self, Context, Guest, Pumps, SocketReader, SocketWriter, split},
+    connection::{self, Arrival, Context, Guest, Pumps, SocketReader, SocketWriter, split},
     connections::Place,
     defaults::FAREWELL,
     memory::Memory,
@@ -78,6 +78,7 @@ impl Gate {
         self.check_origin(request.headers())?;
         let token = handshake.token(&request);
         let mut place = self.context.connections.reserve().ok_or(Refusal::OVERLOADED)?;
+        let arrival = self.context.arrival();
         let verified = self.verify(token.as_deref()).await.and_then(|claims| {
             if place.belong_to(&claims.user) { Ok(claims) } else { Err(Refusal::TOO_MANY_CONNECTIONS) }
         });
@@ -92,7 +93,7 @@ impl Gate {
         let auto_join = !query_has(&request, "auto_join", "false");
         let upgraded = hyper::upgrade::on(&mut request);
         let token = token.filter(|_| self.context.authorizer.shows_tokens());
-        let guest = verified.map(|claims| guest(claims, token.as_deref(), auto_join));
+        let guest = verified.map(|claims| guest(claims, token.as_deref(), auto_join, arrival));
         let opening = Opening { guest, place, farewell, tracked: self.sockets.token(), gate: self.clone() };
         self.lifecycle.spawn(async move {
             if let Some(socket) = halves(upgraded).await {
@@ -145,9 +146,9 @@ impl Gate {
     }
 }
 
-fn guest(claims: Claims, token: Option<&str>, auto_join: bool) -> Guest {
+fn guest(claims: Claims, token: Option<&str>, auto_join: bool, arrival: Arrival) -> Guest {
     let id = uuid::Uuid::now_v7().simple().to_string();
-    Guest { id: id.into(), claims: Arc::new(claims), token: token.unwrap_or_default().into(), auto_join }
+    Guest { id: id.into(), claims: Arc::new(claims), token: token.unwrap_or_default().into(), auto_join, arrival }
 }
 
 /// The two halves, and what the client sent right behind its request.

@@ -35,6 +35,7 @@ use crate::{
     keys::Keys,
     metrics::{Metrics, Outcome},
     protocol::ErrorCode,
+    removals::Removals,
     session::{Failure, Forward, Receipt},
 };
 use discovery::Discovery;
@@ -91,7 +92,14 @@ impl Upstream {
     }
 
     /// Spawns discovery, the links, and the task that keeps the hub informed. All run until `end`.
-    pub fn spawn(&self, hub: &Hub, connections: &Arc<Connections>, lifecycle: &Lifecycle, end: &CancellationToken) {
+    pub fn spawn(
+        &self,
+        hub: &Hub,
+        connections: &Arc<Connections>,
+        removals: &Arc<Removals>,
+        lifecycle: &Lifecycle,
+        end: &CancellationToken,
+    ) {
         let (mut routes, informed) = (self.0.routes.subscribe(), hub.clone());
         let until = end.clone();
         lifecycle.spawn(async move {
@@ -110,6 +118,7 @@ impl Upstream {
         let links = link::Links {
             shared: self.0.clone(),
             hub: hub.clone(),
+            removals: removals.clone(),
             reports,
             lifecycle: lifecycle.clone(),
             end: end.clone(),

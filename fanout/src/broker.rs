@@ -2,6 +2,7 @@
 
 pub mod memory;
 pub mod redis;
+pub mod removals;
 #[cfg(test)]
 pub(crate) mod scripted;
 
@@ -17,6 +18,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use proto::{Key, Position, Room};
+use removals::{RemovalPage, Who};
 use tokio::{sync::oneshot, time::Instant};
 
 /// What is to be stored and announced.
@@ -181,6 +183,12 @@ pub trait Broker: Debug + Send + Sync + 'static {
 
     /// These rooms are live: their positions are not to expire for another while.
     fn renew(&self, rooms: Vec<Room>) -> BoxFuture<'static, Result<(), ReadError>>;
+
+    /// Keeps that a user was removed. Answers when, by the store's clock. Asking again does no harm.
+    fn remove(&self, who: Who) -> BoxFuture<'static, Result<i64, StoreError>>;
+
+    /// The removals kept that came after this time, oldest first, so many at most.
+    fn removals(&self, after_ms: i64, limit: usize) -> BoxFuture<'static, Result<RemovalPage, ReadError>>;
 
     fn health(&self) -> Health;
 }

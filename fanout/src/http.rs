@@ -20,7 +20,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
-use proto::{PAGE_BYTES, Position, Room};
+use proto::{PAGE_BYTES, Position, Room, RoomError};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use tokio_util::sync::CancellationToken;
@@ -123,7 +123,8 @@ async fn publish_one(
         StatusCode::PAYLOAD_TOO_LARGE => PublishError::TooLarge(api.publishing.max_body).into(),
         _ => HttpError::bad_request("the request's body could not be read"),
     })?;
-    let Publish { body, key } = serde_json::from_slice(&request).map_err(|error| HttpError::bad_json(&error))?;
+    let Publish { body, key } =
+        serde_json::from_slice(&request).map_err(|error| HttpError::bad_json(&error, r#"{"body":…,"key":…}"#))?;
     let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let begun = api.publishing.begin(traceparent);
     let until = begun.since + HOLD;
@@ -209,11 +210,36 @@ async fn status_stream(State(api): State<Api>, headers: HeaderMap) -> Response {
     api.counted("GET status/stream", result)
 }
 
-async fn remove(State(api): State<Api>, headers: HeaderMap) -> Response {
-    let result = api
-        .caller(&headers)
-        .and_then(|caller| Err(if caller.may_publish { HttpError::not_implemented() } else { HttpError::read_only() }));
+/// `{"user":…,"room":…}`, without a room for all of the user's connections.
+#[derive(Debug, Deserialize)]
+struct Remove {
+    user: String,
+    #[serde(default)]
+    room: Option<String>,
+}
+
+async fn remove(State(api): State<Api>, headers: HeaderMap, request: Result<Bytes, BytesRejection>) -> Response {
+    let result = remove_user(&api, &headers, request).await;
     api.counted("POST remove", result)
+}
+
+async fn remove_user(
+    api: &Api,
+    headers: &HeaderMap,
+    request: Result<Bytes, BytesRejection>,
+) -> Result<Response, HttpError> {
+    if !api.caller(headers)?.may_publish {
+        return Err(HttpError::read_only());
+    }
+    let request = request.map_err(|_| HttpError::bad_request("the request's body could not be read"))?;
+    let Remove { user, room } =
+        serde_json::from_slice(&request).map_err(|error| HttpError::bad_json(&error, r#"{"user":…,"room":…}"#))?;
+    // Nobody is removed altogether for want of a room's name.
+    if room.as_deref() == Some("") {
+        return Err(PublishError::from(RoomError::Empty).into());
+    }
+    api.publishing.remove(&user, room.as_deref().unwrap_or_default()).await?;
+    Ok(Json(json!({})).into_response())
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ mod http;
 mod metrics;
 mod publishing;
 mod rates;
+mod removals;
 mod room;
 mod routing;
 mod server;

@@ -64,6 +64,7 @@ pub(crate) struct Writes {
 pub(crate) struct Metrics {
     pub(crate) attachments: Gauge,
     pub(crate) rooms: Gauge,
+    pub(crate) removals: Gauge,
     pub(crate) stored: Counter,
     duplicate: Counter,
     pub(crate) busy: Counter,
@@ -90,6 +91,7 @@ pub(crate) struct Metrics {
     pub(crate) stream_full: Counter,
     pub(crate) reads_full: Counter,
     pub(crate) broker_full: Counter,
+    pub(crate) removals_full: Counter,
     pub(crate) repairs: Counter,
     pub(crate) replays: Counter,
     /// Rooms behind on a link.
@@ -148,6 +150,7 @@ impl Metrics {
             announced: stages.stage("announced"),
             attachments: gauge(registry, "attachments", "Links of edges"),
             rooms: gauge(registry, "rooms", "Rooms subscribed"),
+            removals: gauge(registry, "removals", "Removals of users that edges are told"),
             stored: outcome("stored"),
             duplicate: outcome("duplicate"),
             busy: outcome("busy"),
@@ -174,6 +177,7 @@ impl Metrics {
             stream_full: full("publish_stream", "held_back"),
             reads_full: full("broker_reads", "waits"),
             broker_full: full("broker", "busy"),
+            removals_full: full("removals", "busy"),
             repairs: counter(registry, "gap_repairs", "Reads of a room's history because announcements were missing"),
             replays: counter(registry, "replays", "Pages of history read for links that were behind"),
             behind: gauge(

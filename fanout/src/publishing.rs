@@ -14,9 +14,13 @@ use tokio::time::Instant;
 
 pub(crate) use self::{accepted::Accepted, begun::Begun};
 use crate::{
-    broker::{Broker, NewPublication, Page, PageLimit, ReadError, ReadFrom, StoreError},
+    broker::{
+        Broker, NewPublication, Page, PageLimit, ReadError, ReadFrom, StoreError,
+        removals::{Removal, Who},
+    },
     defaults::BUSY_PAUSE,
     metrics::Metrics,
+    removals::Removals,
 };
 
 /// Longest user id; it must fit in the name of a room.
@@ -35,6 +39,8 @@ pub(crate) enum PublishError {
     Body,
     #[error("body is larger than MAX_PUBLISH_BYTES ({0} bytes)")]
     TooLarge(usize),
+    #[error("a user's id fits in the name of a room, also as user:<id>, and does not begin with @")]
+    User,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -60,6 +66,7 @@ pub(crate) struct Publishing {
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) traces: Traces,
+    pub(crate) removals: Removals,
     /// `MAX_PUBLISH_BYTES`.
     pub(crate) max_body: usize,
 }
@@ -104,6 +111,22 @@ impl Publishing {
             }
             self.submit(offer)
         })
+    }
+
+    /// Removes a user from a room; from all, and its connections, without one. Returns when it is stored.
+    pub(crate) async fn remove(&self, user: &str, room: &str) -> Result<(), PublishError> {
+        let fits = Room::try_new(user).is_ok() && Room::try_new(&format!("user:{user}")).is_ok();
+        if !fits || user.starts_with('@') {
+            return Err(PublishError::User);
+        }
+        let room = if room.is_empty() { None } else { Some(Room::try_new(room)?) };
+        let who = Who { user: user.into(), room };
+        let stored = self.broker.remove(who.clone()).await;
+        if stored == Err(StoreError::Busy) {
+            self.metrics.removals_full.inc();
+        }
+        self.removals.learn(Removal { who, at_ms: stored? });
+        Ok(())
     }
 
     /// Reads a page of a room's history.
@@ -196,7 +219,8 @@ mod tests {
         let (clock, minute) = (Clock::system(), Duration::from_mins(1));
         let keep = Keep { history_size: 10, history_ttl: minute, dedup_window: minute };
         let broker = Arc::new(Memory::new(keep, clock.clone(), Arc::new(dispatcher)));
-        let publishing = Publishing { broker, clock, metrics, traces, max_body: 100 };
+        let removals = Removals::new(Arc::clone(&metrics));
+        let publishing = Publishing { broker, clock, metrics, traces, removals, max_body: 100 };
         let (from, body, begun) = (Arc::from("@a"), Bytes::from_static(b"1"), publishing.begin(traceparent));
         let offer = Offer { room: "a", from, body, key: "", edge_key_ttl: None, begun, deadline: minute };
         publishing.publish(offer).unwrap().await.unwrap();

@@ -42,6 +42,7 @@ use crate::{
     metrics::{HearingAge, Metrics},
     publishing::Publishing,
     rates::Rates,
+    removals::Removals,
 };
 
 /// Where the node listens: the real ports.
@@ -84,8 +85,14 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         clock,
         metrics: Arc::clone(&metrics),
         traces: traces.clone(),
+        removals: Removals::new(Arc::clone(&metrics)),
         max_body,
     };
+    let following = publishing.removals.clone().follow(Arc::clone(&broker));
+    let until = end.clone();
+    lifecycle.spawn_vital(async move {
+        until.run_until_cancelled(following).await;
+    });
     let node = Node {
         rates: Rates::spawn(Arc::clone(&metrics), lifecycle, end.clone()),
         link_token: LinkToken::new(config.secrets.link_token.clone()),

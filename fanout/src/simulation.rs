@@ -23,6 +23,7 @@ use crate::{
     grpc::attach::LinkService,
     metrics::Metrics,
     publishing::{Offer, PublishError, Publishing},
+    removals::Removals,
     server::leave_links,
 };
 
@@ -59,7 +60,9 @@ impl Node {
         let instruments = Instruments { clock: clock.clone(), metrics: Arc::clone(&metrics), traces: traces.clone() };
         shards.spawn(&broker, settings.sweep, &instruments, lifecycle, &end);
         let attachments = Attachments::new(dispatcher.clone(), Arc::clone(&metrics), traces.clone());
-        let publishing = Publishing { broker, clock, metrics, traces, max_body: 64 << 10 };
+        // Nobody is removed here.
+        let removals = Removals::new(Arc::clone(&metrics));
+        let publishing = Publishing { broker, clock, metrics, traces, removals, max_body: 64 << 10 };
         let hello = FanoutHello {
             version: VERSION,
             node: settings.name.clone(),

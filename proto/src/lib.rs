@@ -24,6 +24,10 @@ pub const PAGE_BYTES: usize = 1 << 20;
 /// Largest protobuf message either side of a link accepts. A page, or one publication with its frame, fits well within.
 pub const MAX_LINK_MESSAGE_BYTES: usize = 4 << 20;
 
+/// Removals of users that a store keeps, for an hour: fourteen a second all the time, or a large group at once. A node holds
+/// as many in memory, an edge twice, at some 250 bytes each.
+pub const MAX_REMOVALS: usize = 50_000;
+
 /// Generated from `proto/`; `tests/bootstrap.rs` keeps it in step.
 #[expect(clippy::all, clippy::pedantic, clippy::allow_attributes, unused_qualifications, reason = "generated code")]
 pub mod wire {

@@ -211,6 +211,14 @@ impl<C: Copy> Outbox<C> {
         Poll::Pending
     }
 
+    /// Wakes who waits for the pump's end, to look at something else.
+    pub fn wake_owner(&self) {
+        let owner = lock(&self.state).owner.clone();
+        if let Some(owner) = owner {
+            owner.wake();
+        }
+    }
+
     /// Frames and bytes that wait, those being written included.
     pub fn held(&self) -> Limits {
         lock(&self.state).held

@@ -14,6 +14,7 @@ use std::{
 use fanout::broker::{
     Announcement, Broker, Events, Health, Keep, NewPublication, Page, PageLimit, Pending, ReadError, ReadFrom, Receipt,
     StoreError,
+    removals::{RemovalPage, Who},
 };
 use futures_util::{FutureExt as _, future::BoxFuture};
 use proto::{Position, Room};
@@ -261,6 +262,19 @@ impl Broker for ModelBroker {
             for room in &rooms {
                 truth.store.renew(room);
             }
+        })
+    }
+
+    fn remove(&self, who: Who) -> BoxFuture<'static, Result<i64, StoreError>> {
+        let stored = self.ask(move |world| world.truth().store.removals.add(who, world.unix_ms()));
+        async move { stored.await.unwrap_or(Err(StoreError::Unavailable)) }.boxed()
+    }
+
+    fn removals(&self, after_ms: i64, limit: usize) -> BoxFuture<'static, Result<RemovalPage, ReadError>> {
+        self.ask(move |world| {
+            let mut truth = world.truth();
+            let removals = truth.store.removals.after(after_ms, limit, world.unix_ms());
+            RemovalPage { server: truth.store.server().to_string().into(), removals }
         })
     }
 

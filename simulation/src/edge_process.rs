@@ -15,6 +15,7 @@ use edge::{
     keys::{self, Keys},
     metrics::Metrics,
     outbox::{Outbox, Rules},
+    removals::Removals,
     session,
     upstream::{self, Upstream, discovery::Discovery},
 };
@@ -84,7 +85,8 @@ impl EdgeProcess {
             transport: Arc::new(Wire { world: Arc::downgrade(world), edge: number }),
         };
         let upstream = Upstream::new(upstream, metrics.clone());
-        upstream.spawn(&hub, &connections, &lifecycle, &end);
+        let removals = Arc::new(Removals::new(connections.clone(), metrics.clone()));
+        upstream.spawn(&hub, &connections, &removals, &lifecycle, &end);
         let limits = Limits { frames: plan.send_queue, bytes: 1 << 20 };
         let context = Arc::new(Context {
             settings: connection::Settings {
@@ -105,6 +107,7 @@ impl EdgeProcess {
             keys,
             authorizer: Authorizer::Claims,
             connections: connections.clone(),
+            removals,
             outbox_rules: Arc::new(Rules { limits, metrics: metrics.clone() }),
             metrics,
             clock: world.clock(),
@@ -129,7 +132,13 @@ impl EdgeProcess {
             rooms: RoomClaims::All,
             auto_join: Box::default(),
         };
-        let guest = Guest { id: id.into(), claims: Arc::new(claims), token: "t".into(), auto_join: false };
+        let guest = Guest {
+            id: id.into(),
+            claims: Arc::new(claims),
+            token: "t".into(),
+            auto_join: false,
+            arrival: self.context.arrival(),
+        };
         let outbox = Arc::new(Outbox::new(guest.claims.user.clone(), self.context.outbox_rules.clone()));
         place.fill(outbox.clone());
         lock(&self.outboxes).push(Arc::downgrade(&outbox));

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fanout::broker::{Keep, NewPublication, Page, PageLimit, ReadFrom, Receipt};
+use fanout::broker::{Keep, NewPublication, Page, PageLimit, ReadFrom, Receipt, removals::Kept};
 use proto::{Epoch, Key, Position, Room};
 use rand::Rng as _;
 use service::simulation::Check;
@@ -26,6 +26,7 @@ pub struct Store {
     /// Highest generation of all epochs: what a node tells the scripts.
     floor: u64,
     rooms: BTreeMap<Room, Stored>,
+    pub(crate) removals: Kept,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -58,7 +59,12 @@ pub struct Standing {
 
 impl Store {
     pub fn new(keep: Keep) -> Self {
-        Self { keep, server: service::rng().random(), floor: 0, rooms: BTreeMap::new() }
+        Self { keep, server: service::rng().random(), floor: 0, rooms: BTreeMap::new(), removals: Kept::default() }
+    }
+
+    /// Names the server.
+    pub(crate) fn server(&self) -> u64 {
+        self.server
     }
 
     /// Stores a publication, or knows its key.

@@ -100,9 +100,10 @@ impl Backend {
         self.0.forward_token
     }
 
-    pub(super) async fn decide(&self, room: &Room, user: &UserId, token: &str) -> Decision {
+    /// `removed`: number of the last removal of this user; answers from before it are not for those after it.
+    pub(super) async fn decide(&self, room: &Room, user: &UserId, token: &str, removed: u64) -> Decision {
         let token = self.shows_tokens().then_some(token);
-        let question = Question { room: room.clone(), user: user.clone(), token: token.map(TokenHash::of) };
+        let question = Question { room: room.clone(), user: user.clone(), token: token.map(TokenHash::of), removed };
         match self.answer(question, token).await {
             Some(Answer::Yes { publish }) => Decision::Allowed { publish },
             Some(Answer::No) => Decision::Denied,

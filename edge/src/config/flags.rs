@@ -73,7 +73,7 @@ pub struct Flags {
     #[arg(long, env, default_value = "3s", value_parser = positive_duration)]
     pub backend_timeout: Duration,
 
-    /// How long its answers are kept; 0s: not at all
+    /// How long its answers are kept, at most 1h; 0s: not at all
     #[arg(long, env, default_value = "5s", value_parser = duration)]
     pub backend_cache_ttl: Duration,
 

@@ -3,8 +3,8 @@ use std::{sync::Arc, time::Duration};
 use service::Clock;
 
 use crate::{
-    authorize::Authorizer, connections::Connections, hub::Hub, keys::Keys, metrics::Metrics, outbox, session,
-    upstream::Upstream,
+    authorize::Authorizer, connections::Connections, hub::Hub, keys::Keys, metrics::Metrics, outbox,
+    removals::Removals, session, upstream::Upstream,
 };
 
 /// What all connections of an edge share.
@@ -16,6 +16,7 @@ pub struct Context {
     pub keys: Keys,
     pub authorizer: Authorizer,
     pub connections: Arc<Connections>,
+    pub removals: Arc<Removals>,
     pub outbox_rules: Arc<outbox::Rules>,
     pub metrics: Arc<Metrics>,
     pub clock: Clock,

@@ -1,4 +1,10 @@
-use std::{future::pending, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::{self, Poll, ready},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
@@ -10,7 +16,8 @@ use tokio::{
 };
 
 use super::{
-    Context,
+    Context, Guest,
+    guest::Arrival,
     heartbeat::{Due, Heartbeat},
     read_pump::{ReadPump, Received},
     replays::{Replays, drive},
@@ -25,22 +32,12 @@ use crate::{
         ErrorCode, Request, ServerMessage, frame,
         server::{Authenticated, ReconnectReason, Welcome},
     },
+    removals::News,
     session::{Action, AutomaticRooms, JoinOutcome, OpId, Receipt, Session},
 };
 
 /// Requests of one connection under way, of all kinds; with so many it is not read from until some are done.
 const MAX_PENDING: usize = 128;
-
-/// Who the connection belongs to, as its upgrade found.
-#[derive(Debug)]
-pub struct Guest {
-    pub id: Box<str>,
-    pub claims: Arc<Claims>,
-    /// For backends that want to see it; else empty.
-    pub token: Arc<str>,
-    /// Whether to join the automatic rooms for it.
-    pub auto_join: bool,
-}
 
 /// What a connection and its client say to each other: reads requests, has the session decide, carries out its actions.
 pub(super) struct Conversation<R> {
@@ -48,6 +45,7 @@ pub(super) struct Conversation<R> {
     claims: Arc<Claims>,
     token: Arc<str>,
     auto_join: bool,
+    arrival: Arrival,
     session: Session,
     pub(super) outbox: Arc<Outbox>,
     pub(super) context: Arc<Context>,
@@ -90,7 +88,7 @@ impl<R: AsyncRead + Unpin + Send> Conversation<R> {
         let now = Instant::now();
         let settings = &context.settings;
         let first = service::rng().random_range(0.5..=1.0);
-        let Guest { id, claims, token, auto_join } = guest;
+        let Guest { id, claims, token, auto_join, arrival } = guest;
         let expires = now + context.left_of(&claims);
         let mut heartbeat = Heartbeat::new(settings.ping_period, settings.pong_wait, first, now, expires);
         if let Some(age) = settings.max_age {
@@ -105,6 +103,7 @@ impl<R: AsyncRead + Unpin + Send> Conversation<R> {
             claims,
             token,
             auto_join,
+            arrival,
             session,
             outbox,
             context,
@@ -123,6 +122,10 @@ impl<R: AsyncRead + Unpin + Send> Conversation<R> {
             self.session.auto_join(&mut self.actions);
         }
         loop {
+            // Before anything is asked for the client, so that what it is given is given after all that were seen.
+            if let Some(reason) = self.look_for_removals() {
+                return reason;
+            }
             if !self.actions.is_empty()
                 && let Some(reason) = Box::pin(self.perform_all()).await
             {
@@ -130,7 +133,12 @@ impl<R: AsyncRead + Unpin + Send> Conversation<R> {
             }
             let may_read = self.pending.as_ref().is_none_or(|pending| pending.len() < MAX_PENDING);
             tokio::select! {
-                done = next_done(&mut self.pending) => self.done(done),
+                // If there is a removal of its user, the outbox's owner is woken: this task. Both in one, as each connection
+                // keeps a place for each future here.
+                done = poll_fn(|cx| {
+                    let removed = self.context.removals.latest() != self.arrival.seen;
+                    if removed { Poll::Ready(Done::Nothing) } else { poll_done(&mut self.pending, cx) }
+                }) => self.done(done),
                 received = self.reader.next(), if may_read => {
                     let ended = match received {
                         Ok(received) => self.received(received),
@@ -226,6 +234,24 @@ impl<R: AsyncRead + Unpin + Send> Conversation<R> {
         }
     }
 
+    /// Whether a backend has removed the user since this was looked at; returns why to close, if it is altogether.
+    fn look_for_removals(&mut self) -> Option<CloseReason> {
+        let removals = &self.context.removals;
+        if removals.latest() == self.arrival.seen {
+            return None;
+        }
+        let News { seen, everywhere, rooms } = removals.since(self.arrival.seen, &self.claims.user);
+        self.arrival.seen = seen;
+        // An edge that was cut off hears of some late: who came after them is not meant, but what it was given may be older.
+        if everywhere.is_some_and(|removed| removed.is_after(self.arrival.unix_ms)) {
+            return Some(CloseReason::Removed);
+        }
+        let rooms = if everywhere.is_some() { self.session.rooms().cloned().collect() } else { rooms };
+        let ended = rooms.iter().filter(|room| self.session.removed(room, &mut self.actions)).count();
+        self.context.metrics.removed.inc_by(ended as u64);
+        None
+    }
+
     fn due(&mut self) -> Option<CloseReason> {
         match self.heartbeat.due(Instant::now()) {
             Due::Dead => return Some(CloseReason::PingTimeout),
@@ -299,7 +325,8 @@ impl<R: AsyncRead + Unpin + Send> Conversation<R> {
         let (context, claims, token) = (self.context.clone(), self.claims.clone(), self.token.clone());
         let asking = async move {
             let keys = context.keys.now();
-            let applicant = Applicant { claims: &claims, token: &token, grant: grant.as_deref() };
+            let removed = context.removals.last(&claims.user, &room);
+            let applicant = Applicant { claims: &claims, token: &token, grant: grant.as_deref(), removed };
             let now_ms = || context.clock.unix_ms();
             let admission = context.authorizer.admit(&room, applicant, keys.grants.as_ref(), now_ms).await;
             Done::Authorized { op, room, admission }
@@ -349,26 +376,19 @@ impl<R: AsyncRead + Unpin + Send> Conversation<R> {
     }
 }
 
-impl Context {
-    /// How long the token is still good for.
-    fn left_of(&self, claims: &Claims) -> Duration {
-        // A year is as good as for ever, and within what a timer takes.
-        const YEAR: u64 = 365 * 24 * 3600 * 1000;
-        let left = claims.expires.saturating_mul(1000).saturating_sub(self.clock.unix_ms());
-        Duration::from_millis(u64::try_from(left).unwrap_or(0).min(YEAR))
-    }
-}
-
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The next thing that is done; never, while nothing is under way. The list is given back once it is empty.
-async fn next_done(slot: &mut Option<Box<FuturesUnordered<BoxFuture<'static, Done>>>>) -> Done {
-    let Some(under_way) = slot else { return pending().await };
-    if let Some(done) = under_way.next().await {
-        return done;
+fn poll_done(
+    slot: &mut Option<Box<FuturesUnordered<BoxFuture<'static, Done>>>>,
+    cx: &mut task::Context<'_>,
+) -> Poll<Done> {
+    let Some(under_way) = slot else { return Poll::Pending };
+    let done = ready!(under_way.poll_next_unpin(cx));
+    if done.is_none() {
+        *slot = None;
     }
-    *slot = None;
-    Done::Nothing
+    Poll::Ready(done.unwrap_or(Done::Nothing))
 }

@@ -21,7 +21,10 @@ use tokio_tungstenite::tungstenite::{
 };
 
 use super::frame_watch::FrameWatch;
-use crate::{close::CloseReason, defaults::READ_BUFFER_BYTES};
+use crate::{
+    close::CloseReason,
+    defaults::{READ_BUFFER_BYTES, READ_TURN_BYTES},
+};
 
 /// What tungstenite may hold of its own answers. They are taken from it at once, so this is never reached.
 const MAX_ANSWER_BYTES: usize = 4096;
@@ -41,6 +44,8 @@ struct Open {
     watch: FrameWatch,
     /// What was found wrong: what came whole before it is still handled, and nothing is read any more.
     wrong: Option<CloseReason>,
+    /// Bytes read since others had their turn.
+    taken: usize,
 }
 
 /// What came in.
@@ -113,8 +118,13 @@ impl<R: AsyncRead + Unpin> ReadPump<R> {
         }
         let Self { reader, open, answers, .. } = self;
         let Some(message) = open else { return Poll::Ready(Err(CloseReason::Internal)) };
-        let Open { websocket, watch, wrong } = &mut **message;
-        let mut io = Io { reader, answers, watch, wrong, cx, received: &mut received };
+        let Open { websocket, watch, wrong, taken } = &mut **message;
+        if *taken >= READ_TURN_BYTES {
+            *taken = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let mut io = Io { reader, answers, watch, wrong, taken, cx, received: &mut received };
         match websocket.read(&mut io) {
             Ok(Message::Text(text)) => Poll::Ready(Ok(Received::Text(text))),
             Ok(Message::Binary(bytes)) => Poll::Ready(Ok(Received::Binary(bytes))),
@@ -128,9 +138,13 @@ impl<R: AsyncRead + Unpin> ReadPump<R> {
                 Poll::Ready(Ok(Received::Control))
             }
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                if watch.is_between() {
+                if *taken >= READ_TURN_BYTES {
+                    // There may be more: the next call lets others go first.
+                } else if watch.is_between() {
                     // All that came was whole messages, and they were handed over.
                     *open = None;
+                } else {
+                    *taken = 0;
                 }
                 // Part of a message: the reader's waker is registered, and the next call goes on where this one stopped.
                 if received { Poll::Ready(Ok(Received::Part)) } else { Poll::Pending }
@@ -153,7 +167,7 @@ impl Open {
         let websocket = WebSocketContext::from_partially_read(bytes.to_vec(), Role::Server, Some(config));
         let mut watch = FrameWatch::new(max_message_bytes);
         let wrong = watch.see(bytes).err();
-        Box::new(Self { websocket, watch, wrong })
+        Box::new(Self { websocket, watch, wrong, taken: bytes.len() })
     }
 }
 
@@ -176,6 +190,7 @@ struct Io<'a, 'c, R> {
     answers: &'a mut Vec<Bytes>,
     watch: &'a mut FrameWatch,
     wrong: &'a mut Option<CloseReason>,
+    taken: &'a mut usize,
     cx: &'a mut Context<'c>,
     received: &'a mut bool,
 }
@@ -185,12 +200,16 @@ impl<R: AsyncRead + Unpin> Read for Io<'_, '_, R> {
         if self.wrong.is_some() {
             return Err(io::ErrorKind::InvalidData.into());
         }
+        if *self.taken >= READ_TURN_BYTES {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let mut into = ReadBuf::new(buffer);
         match Pin::new(&mut *self.reader).poll_read(self.cx, &mut into) {
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
             Poll::Ready(Err(error)) => Err(error),
             Poll::Ready(Ok(())) => {
                 *self.received |= !into.filled().is_empty();
+                *self.taken += into.filled().len();
                 *self.wrong = self.watch.see(into.filled()).err();
                 Ok(into.filled().len())
             }
@@ -206,5 +225,65 @@ impl<R> Write for Io<'_, '_, R> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use futures_util::task::{ArcWake, waker};
+
+    use super::*;
+
+    /// Always has more: empty fragments of one message, without end.
+    #[derive(Default)]
+    struct Flood {
+        read: usize,
+    }
+
+    impl AsyncRead for Flood {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            while into.remaining() > 0 {
+                let byte = match self.read {
+                    0 => 0x01,
+                    at if at % 6 == 1 => 0x80,
+                    _ => 0,
+                };
+                into.put_slice(&[byte]);
+                self.read += 1;
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl ArcWake for Woken {
+        fn wake_by_ref(woken: &Arc<Self>) {
+            woken.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn one_that_always_has_more_lets_others_go_first() {
+        const TURNS: usize = 10;
+        let woken = Arc::<Woken>::default();
+        let (waker, mut pump) = (waker(woken.clone()), ReadPump::new(Flood::default(), b"", 1 << 20));
+        let mut cx = Context::from_waker(&waker);
+        for turn in 1..=TURNS {
+            let before = pump.reader.read;
+            // As long as it is ready, the connection's task goes on with it.
+            while let Poll::Ready(received) = pump.poll_next(&mut cx) {
+                assert!(matches!(received, Ok(Received::Part)), "{received:?}");
+            }
+            let read = pump.reader.read - before;
+            assert!((READ_TURN_BYTES..READ_TURN_BYTES + READ_BUFFER_BYTES).contains(&read), "{read} bytes in a turn");
+            assert_eq!(woken.0.load(Ordering::Relaxed), turn, "it comes back by itself");
+        }
     }
 }

@@ -37,6 +37,7 @@ use crate::{
     keys::{self, Keys},
     metrics::Metrics,
     outbox::Rules,
+    removals::Removals,
     test_support::{self, LIMITS},
     upstream::{self, Upstream, discovery::Discovery},
 };
@@ -104,6 +105,7 @@ impl Edge {
             upstream: Upstream::new(upstream, metrics.clone()),
             keys,
             authorizer: Authorizer::Claims,
+            removals: Arc::new(Removals::new(connections.clone(), metrics.clone())),
             connections,
             outbox_rules: Arc::new(Rules { limits: LIMITS, metrics: metrics.clone() }),
             metrics,
@@ -118,6 +120,10 @@ impl Edge {
     }
 
     fn connect_with(&self, pipe: usize, token_s: i64) -> Client {
+        self.connect_since(pipe, token_s, self.context.arrival())
+    }
+
+    fn connect_since(&self, pipe: usize, token_s: i64, arrival: Arrival) -> Client {
         let (near, far) = duplex(pipe);
         let (reader, writer) = split(near);
         let claims = Claims {
@@ -126,11 +132,18 @@ impl Edge {
             rooms: RoomClaims::All,
             auto_join: Box::default(),
         };
-        let guest = Guest { id: "c".into(), claims: Arc::new(claims), token: "t".into(), auto_join: true };
+        let guest = Guest { id: "c".into(), claims: Arc::new(claims), token: "t".into(), auto_join: true, arrival };
         let outbox = Arc::new(Outbox::new(guest.claims.user.clone(), self.context.outbox_rules.clone()));
+        let mut place = self.context.connections.reserve().unwrap();
+        assert!(place.belong_to(&guest.claims.user));
+        place.fill(outbox.clone());
         self.pumps.start(writer, outbox.clone(), self.context.settings.write_wait);
         let connection = run(reader, &[], guest, outbox.clone(), self.context.clone());
-        Client { far, outbox, task: self.lifecycle.spawn(connection) }
+        let task = self.lifecycle.spawn(async move {
+            connection.await;
+            drop(place);
+        });
+        Client { far, outbox, task }
     }
 
     fn state(&self, room: &str, seq: u64) {
@@ -488,4 +501,68 @@ async fn one_publication_to_a_thousand_members_is_one_encoding_and_a_thousand_wr
         member.finish(CloseReason::Gone);
         assert_eq!(member.ended().await, CloseReason::Gone);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_ends_a_membership_or_all_connections_of_its_user() {
+    let edge = Edge::start().await;
+    let user = UserId::try_new("7").unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let mut client = edge.connect().open().await;
+        client.expect("welcome").await;
+        edge.state("user:7", 0);
+        client.expect("joined").await;
+        client.send(json!({"type": "join", "payload": {"room": "r"}})).await;
+        if clients.is_empty() {
+            client.send(json!({"type": "ping"})).await;
+            client.expect("pong").await;
+            edge.state("r", 3);
+        }
+        client.expect("joined").await;
+        clients.push(client);
+    }
+    assert_eq!(edge.members().await, 4);
+    let removals = edge.context.removals.clone();
+    let now = edge.context.clock.unix_ms();
+    removals.learn(&UserId::try_new("8").unwrap(), None, now);
+    removals.learn(&user, Some(&proto::Room::try_new("r").unwrap()), now);
+    for client in &mut clients {
+        // Nothing that the client does is waited for.
+        assert_eq!(client.expect("left").await, json!({"type": "left", "payload": {"room": "r", "reason": "removed"}}));
+    }
+    assert_eq!((edge.members().await, edge.context.metrics.removed.get()), (2, 2));
+    // No ban: who is let in again is in, and stays.
+    clients[0].send(json!({"type": "join", "payload": {"room": "r"}})).await;
+    clients[0].expect("joined").await;
+    removals.learn(&user, Some(&proto::Room::try_new("other").unwrap()), now + 1);
+    clients[0].send(json!({"type": "ping"})).await;
+    clients[0].expect("pong").await;
+    assert_eq!(edge.members().await, 3);
+
+    // Heard late: these connections came long after it, but what they were given may be older.
+    removals.learn(&user, None, now - 60_000);
+    for room in ["user:7", "r"] {
+        assert_eq!(clients[0].expect("left").await["payload"], json!({"room": room, "reason": "removed"}));
+    }
+    clients[0].send(json!({"type": "ping"})).await;
+    clients[0].expect("pong").await;
+
+    removals.learn(&user, None, now + 2);
+    clients[1].expect("left").await;
+    for client in clients {
+        assert_eq!(client.closed().await, (4003, "removed".to_owned()));
+    }
+    assert!(edge.context.connections.of_user(&user).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_between_token_and_socket_counts() {
+    let edge = Edge::start().await;
+    let arrival = edge.context.arrival();
+    edge.context.removals.learn(&UserId::try_new("7").unwrap(), None, edge.context.clock.unix_ms());
+    let late = edge.connect().open().await;
+    let early = edge.connect_since(64 << 10, 3600, arrival).open().await;
+    assert_eq!(early.closed().await, (4003, "removed".to_owned()));
+    assert!(late.outbox.push(test_support::frame()), "who comes after it is not meant");
 }

@@ -362,3 +362,37 @@ fn grants_are_passed_on() {
     h.session.authorized(1, &room("a"), yes, &mut h.actions);
     assert!(matches!(&h.actions[..], [Action::Join { grant: Some(grant), .. }] if **grant == *"v1.y"));
 }
+
+#[test]
+fn a_removal_ends_memberships_and_asks_again_for_those_who_wait() {
+    let mut h = Harness::member("a", true);
+    assert!(!h.session.removed(&room("b"), &mut h.actions));
+    assert_eq!(h.done(), [""; 0]);
+    assert!(h.session.removed(&room("a"), &mut h.actions));
+    assert_eq!(h.broadcast("1", "a").done(), ["Leave a - removed"]);
+    assert!(!h.session.removed(&room("a"), &mut h.actions), "it is on its way out");
+    assert_eq!(h.left("a").done(), ["not_joined 1"]);
+    assert_eq!(h.session.rooms().count(), 0);
+
+    // The answer to come is from before it: another one is asked for, and the first does not count.
+    h.join("2", "a").broadcast("3", "a").done();
+    let before = h.op();
+    assert!(!h.session.removed(&room("a"), &mut h.actions));
+    assert_eq!(h.done(), ["Authorize a"]);
+    h.session.authorized(before, &room("a"), admission(Decision::Allowed { publish: true }), &mut h.actions);
+    assert_eq!(h.done(), [""; 0]);
+    assert_eq!(h.authorized("a", Decision::Denied).done(), ["not_authorized 2", "not_joined 3"]);
+
+    // Allowed before it, and not yet in.
+    h.join("4", "a").authorized("a", Decision::Allowed { publish: true }).broadcast("5", "a").done();
+    assert!(h.session.removed(&room("a"), &mut h.actions));
+    assert_eq!(h.done(), ["cancelled 4", "not_joined 5", "Leave a - removed"]);
+}
+
+#[test]
+fn a_removal_of_a_member_that_asks_again_ends_both() {
+    let mut h = Harness::member("a", true);
+    h.join("1", "a").broadcast("2", "a").done();
+    assert!(h.session.removed(&room("a"), &mut h.actions));
+    assert_eq!(h.done(), ["cancelled 1", "not_joined 2", "Leave a - removed"]);
+}

@@ -32,6 +32,7 @@ use crate::{
     defaults::{LINK_BACKOFF, LINK_QUEUE, SILENCE},
     hub::Hub,
     interest::{Interest, Reads},
+    removals::Removals,
 };
 use receive::receive;
 use send::{Reading, Sender};
@@ -49,6 +50,7 @@ const OUTGOING: usize = 16;
 pub(super) struct Links {
     pub(super) shared: Arc<Shared>,
     pub(super) hub: Hub,
+    pub(super) removals: Arc<Removals>,
     pub(super) reports: watch::Receiver<wire::Stats>,
     pub(super) lifecycle: Lifecycle,
     pub(super) end: CancellationToken,

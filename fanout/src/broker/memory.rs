@@ -17,6 +17,7 @@ use self::stored::Stored;
 use super::{
     Announcement, Broker, Events, Health, Keep, NewPublication, Page, PageLimit, Pending, ReadError, ReadFrom, Receipt,
     StoreError,
+    removals::{Kept, RemovalPage, Who},
 };
 use crate::metrics::Metrics;
 
@@ -44,6 +45,7 @@ struct Inner {
     events: Arc<dyn Events>,
     hasher: RandomState,
     shards: Vec<Mutex<Shard>>,
+    removals: Mutex<Kept>,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +69,7 @@ impl Memory {
             events,
             hasher: RandomState::new(),
             shards: (0..LOCKS).map(|_| Mutex::default()).collect(),
+            removals: Mutex::default(),
         }))
     }
 
@@ -162,6 +165,15 @@ impl Broker for Memory {
             }
         }
         std::future::ready(Ok(())).boxed()
+    }
+
+    fn remove(&self, who: Who) -> BoxFuture<'static, Result<i64, StoreError>> {
+        std::future::ready(lock(&self.0.removals).add(who, self.0.clock.unix_ms())).boxed()
+    }
+
+    fn removals(&self, after_ms: i64, limit: usize) -> BoxFuture<'static, Result<RemovalPage, ReadError>> {
+        let removals = lock(&self.0.removals).after(after_ms, limit, self.0.clock.unix_ms());
+        std::future::ready(Ok(RemovalPage { server: Arc::clone(&self.0.identity), removals })).boxed()
     }
 
     fn health(&self) -> Health {

@@ -5,6 +5,7 @@
 //! - `primary`: all that there is to one server: `commands`, the connection for them; `subscriber`, the one that hears;
 //!   `hearing`, whether it does.
 //! - `publish`: the queue of publications and its task. [`cluster`]: the same with several primaries.
+//! - `removals`, `remove.lua`: who was removed by a backend.
 //! - `fence.lua`, `publish.lua`, `read.lua`, and `script`, their other side; `keys`: all names.
 
 mod address;
@@ -15,6 +16,7 @@ mod hearing;
 mod keys;
 mod primary;
 mod publish;
+mod removals;
 mod safety;
 mod script;
 mod sentinel;
@@ -36,7 +38,10 @@ use self::{
     primary::Primary,
     publish::{Pump, Queue, Shared},
 };
-use super::{Broker, Events, Health, Keep, NewPublication, Page, PageLimit, Pending, ReadError, ReadFrom, StoreError};
+use super::{
+    Broker, Events, Health, Keep, NewPublication, Page, PageLimit, Pending, ReadError, ReadFrom, StoreError,
+    removals::{RemovalPage, Who},
+};
 use crate::metrics::Metrics;
 
 /// How to reach Redis.
@@ -136,6 +141,16 @@ impl Broker for Redis {
     fn renew(&self, rooms: Vec<Room>) -> BoxFuture<'static, Result<(), ReadError>> {
         let inner = Arc::clone(&self.0);
         async move { inner.primary.renew(&rooms).await }.boxed()
+    }
+
+    fn remove(&self, who: Who) -> BoxFuture<'static, Result<i64, StoreError>> {
+        let inner = Arc::clone(&self.0);
+        async move { inner.primary.remove(&who).await }.boxed()
+    }
+
+    fn removals(&self, after_ms: i64, limit: usize) -> BoxFuture<'static, Result<RemovalPage, ReadError>> {
+        let inner = Arc::clone(&self.0);
+        async move { inner.primary.removals(after_ms, limit).await }.boxed()
     }
 
     fn health(&self) -> Health {

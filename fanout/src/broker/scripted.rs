@@ -8,7 +8,10 @@ use std::sync::{
 use futures_util::{FutureExt as _, future::BoxFuture};
 use proto::{Position, Room};
 
-use super::{Broker, Health, NewPublication, Page, PageLimit, Pending, ReadError, ReadFrom, Receipt, StoreError};
+use super::{
+    Broker, Health, NewPublication, Page, PageLimit, Pending, ReadError, ReadFrom, Receipt, StoreError,
+    removals::{RemovalPage, Who},
+};
 
 #[derive(Debug)]
 pub(crate) struct Scripted {
@@ -46,6 +49,14 @@ impl Broker for Scripted {
     }
 
     fn renew(&self, _: Vec<Room>) -> BoxFuture<'static, Result<(), ReadError>> {
+        std::future::ready(Err(ReadError)).boxed()
+    }
+
+    fn remove(&self, _: Who) -> BoxFuture<'static, Result<i64, StoreError>> {
+        std::future::ready(Err(StoreError::Unavailable)).boxed()
+    }
+
+    fn removals(&self, _: i64, _: usize) -> BoxFuture<'static, Result<RemovalPage, ReadError>> {
         std::future::ready(Err(ReadError)).boxed()
     }
 

@@ -94,7 +94,8 @@ impl LinkService {
         };
         self.lifecycle.spawn(inbound.run(said));
         let (broker, metrics) = (Arc::clone(&self.publishing.broker), Arc::clone(&self.publishing.metrics));
-        let outbound = Outbound::new(attachment, self.dispatcher.clone(), broker, metrics);
+        let removals = self.publishing.removals.clone();
+        let outbound = Outbound::new(attachment, self.dispatcher.clone(), broker, removals, metrics);
         Ok(Box::pin(outbound.stream()))
     }
 }

@@ -6,17 +6,21 @@ use bytes::Bytes;
 use futures_util::Stream;
 use proto::{
     Room,
-    wire::{FanoutBeat, FanoutMessage, Publications, PublicationsBatch, fanout_message::Kind},
+    wire::{self, FanoutBeat, FanoutMessage, Publications, PublicationsBatch, fanout_message::Kind},
 };
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tonic::Status;
 
 use crate::{
     attachments::{Attachment, Control, Message},
-    broker::Broker,
+    broker::{
+        Broker,
+        removals::{Removal, Who},
+    },
     defaults::{LINK_BEAT, LINK_MESSAGE_BYTES},
     dispatcher::Dispatcher,
     metrics::Metrics,
+    removals::{Cursor, Removals},
     room::Run,
 };
 
@@ -27,6 +31,10 @@ pub(super) struct Outbound {
     dispatcher: Dispatcher,
     broker: Arc<dyn Broker>,
     metrics: Arc<Metrics>,
+    removals: Removals,
+    told: Cursor,
+    /// The hello, which comes first, is out.
+    greeted: bool,
     taken: VecDeque<Message>,
     beats: Interval,
     beat: u64,
@@ -44,12 +52,14 @@ impl Outbound {
         attachment: Arc<Attachment>,
         dispatcher: Dispatcher,
         broker: Arc<dyn Broker>,
+        removals: Removals,
         metrics: Arc<Metrics>,
     ) -> Self {
         // Not at once: the hello comes first.
         let mut beats = interval_at(Instant::now() + LINK_BEAT, LINK_BEAT);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { attachment, dispatcher, broker, metrics, taken: VecDeque::new(), beats, beat: 0 }
+        let (told, taken) = (removals.cursor(), VecDeque::new());
+        Self { attachment, dispatcher, broker, metrics, removals, told, greeted: false, taken, beats, beat: 0 }
     }
 
     /// Beats and what the queue holds, until its end.
@@ -68,11 +78,14 @@ impl Outbound {
         loop {
             if let Some(kind) = self.taken() {
                 self.metrics.link_messages.inc();
+                self.greeted = true;
                 return Ok(kind);
             }
             tokio::select! {
                 biased;
                 _ = self.beats.tick() => return Ok(self.beat()),
+                // Before all else: they are few, and nobody is to be let in by what they void.
+                removal = self.removals.next(&mut self.told), if self.greeted => return Ok(remove(removal)),
                 popped = self.attachment.queue.pop(&mut self.taken) => {
                     let wake = popped.map_err(|end| end.map(Status::from))?;
                     self.dispatcher.wake(self.attachment.id, wake);
@@ -126,6 +139,12 @@ impl Outbound {
             entries: run.entries.into_vec(),
         }
     }
+}
+
+fn remove(removal: Removal) -> Kind {
+    let Removal { who: Who { user, room }, at_ms } = removal;
+    let room = room.map(|room| room.as_str().to_owned()).unwrap_or_default();
+    Kind::Remove(wire::Remove { user: (*user).to_owned(), room, at_ms })
 }
 
 /// About what a run takes in a message: with short publications, names weigh more than entries.

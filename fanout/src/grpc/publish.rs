@@ -88,6 +88,13 @@ impl PublisherService {
         Ok(Response::new(PublishManyResponse { results }))
     }
 
+    async fn remove_user(&self, request: Request<RemoveRequest>) -> Result<Response<RemoveResponse>, Status> {
+        self.publisher(request.metadata())?;
+        let RemoveRequest { user, room } = request.into_inner();
+        self.publishing.remove(&user, &room).await?;
+        Ok(Response::new(RemoveResponse {}))
+    }
+
     async fn held(&self, from: &Arc<str>, request: &PublishRequest, begun: Begun) -> Result<Accepted, PublishError> {
         let until = begun.since + HOLD;
         self.publishing.publish_held(offer(from, request, begun), until).await
@@ -142,8 +149,7 @@ impl Publisher for PublisherService {
     }
 
     async fn remove(&self, request: Request<RemoveRequest>) -> Result<Response<RemoveResponse>, Status> {
-        let result = self.publisher(request.metadata()).and_then(|_| Err(status::not_yet()));
-        self.count("Remove", result)
+        self.count("Remove", self.remove_user(request).await)
     }
 }
 

@@ -95,10 +95,6 @@ pub(crate) async fn too_large_is_invalid(
     response
 }
 
-pub(crate) fn not_yet() -> Status {
-    Status::unimplemented("not in this version")
-}
-
 impl From<End> for Status {
     fn from(end: End) -> Self {
         match end {

@@ -49,9 +49,10 @@ impl HttpError {
         Self::new(StatusCode::BAD_REQUEST, "bad_room", "a room's name is UTF-8, percent-encoded")
     }
 
-    pub(super) fn bad_json(error: &serde_json::Error) -> Self {
+    /// `wanted`: what it should look like.
+    pub(super) fn bad_json(error: &serde_json::Error, wanted: &str) -> Self {
         let code = if error.is_data() { "bad_message" } else { "bad_json" };
-        Self::new(StatusCode::BAD_REQUEST, code, format!("not {{\"body\":…,\"key\":…}}: {error}"))
+        Self::new(StatusCode::BAD_REQUEST, code, format!("not {wanted}: {error}"))
     }
 
     pub(super) fn not_found() -> Self {
@@ -71,10 +72,6 @@ impl HttpError {
         let error = format!("{STATUS_STREAMS} streams of the status are open at this node: no more at a time");
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_connections", error)
     }
-
-    pub(super) fn not_implemented() -> Self {
-        Self::new(StatusCode::NOT_IMPLEMENTED, "unavailable", "not in this version")
-    }
 }
 
 impl From<PublishError> for HttpError {
@@ -82,7 +79,7 @@ impl From<PublishError> for HttpError {
         let (status, code) = match error {
             PublishError::Room(_) => (StatusCode::BAD_REQUEST, "bad_room"),
             PublishError::Body => (StatusCode::BAD_REQUEST, "bad_json"),
-            PublishError::Key(_) | PublishError::From => (StatusCode::BAD_REQUEST, "bad_message"),
+            PublishError::Key(_) | PublishError::From | PublishError::User => (StatusCode::BAD_REQUEST, "bad_message"),
             PublishError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "message_too_large"),
             PublishError::Store(StoreError::Busy) => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
             PublishError::Store(StoreError::Unavailable) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),

@@ -14,6 +14,7 @@ use crate::{
     broker::{StoreError, scripted::Scripted},
     dispatcher::Dispatcher,
     metrics::Metrics,
+    removals::Removals,
 };
 
 /// Status, `retry-after`, body.
@@ -28,6 +29,7 @@ async fn ask(outcome: Result<u64, StoreError>, head: &str, body: &'static str) -
             clock: Clock::system(),
             metrics: Arc::clone(&metrics),
             traces: Traces::default(),
+            removals: Removals::new(Arc::clone(&metrics)),
             max_body: 64 << 10,
         },
         attachments: Attachments::new(dispatcher, metrics, Traces::default()),
@@ -57,6 +59,8 @@ async fn what_the_store_says_is_a_status_a_code_and_a_hint() {
         assert_eq!((&body["type"], &body["payload"]["code"]), (&"error".into(), &code.into()));
         assert!(body["payload"]["error"].is_string());
     }
+    let (status, _, body) = ask(Ok(7), "POST /v1/remove", r#"{"user":"7"}"#).await;
+    assert_eq!((status, &body["payload"]["code"]), (503, &"unavailable".into()));
     let (status, _, body) = ask(Ok(7), post, r#"{"body":1}"#).await;
     assert_eq!((status, body), (200, json!({"room": "a", "epoch": "1-a", "seq": 7, "duplicate": false})));
     for path in ["GET /v1/rooms/a/publications", "GET /v1/rooms/a"] {

@@ -52,8 +52,11 @@ async fn what_is_wrong_is_said() {
     }
     let key = PublishRequest { key: "k".repeat(129), ..request("a", "1") };
     assert_eq!(client.publish(key).await.unwrap_err().code(), Code::InvalidArgument);
-    let remove = client.remove(RemoveRequest { user: "7".into(), room: String::new() }).await.unwrap_err();
-    assert_eq!(remove.code(), Code::Unimplemented);
+    for (user, room) in [("", ""), ("@shop", ""), (" 7", "a"), ("7", " a"), (&"x".repeat(196), "")] {
+        let bad = RemoveRequest { user: user.into(), room: room.into() };
+        assert_eq!(client.remove(bad).await.unwrap_err().code(), Code::InvalidArgument, "{user} {room}");
+    }
+    client.remove(RemoveRequest { user: "7".into(), room: String::new() }).await.unwrap();
     drop(client);
     node.finish().await;
 }
@@ -186,7 +189,10 @@ async fn errors_of_http_have_their_status_and_code() {
         ("GET /v1/rooms/a/publications?limit=x", "", 400, "bad_message"),
         ("GET /v1/nothing", "", 404, "not_found"),
         ("DELETE /v1/status", "", 405, "bad_message"),
-        ("POST /v1/remove", "{}", 501, "unavailable"),
+        ("POST /v1/remove", "{}", 400, "bad_message"),
+        ("POST /v1/remove", "{", 400, "bad_json"),
+        ("POST /v1/remove", r#"{"user":"7","room":""}"#, 400, "bad_room"),
+        ("POST /v1/remove", r#"{"user":"@7"}"#, 400, "bad_message"),
     ] {
         let (got, text) = http(api, head, body.as_bytes()).await;
         let answer: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{head}: {text}"));

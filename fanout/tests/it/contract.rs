@@ -3,7 +3,10 @@
 use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
-use fanout::broker::{Announcement, Keep, PageLimit, ReadFrom, Receipt};
+use fanout::broker::{
+    Announcement, Keep, PageLimit, ReadFrom, Receipt,
+    removals::{Removal, Who},
+};
 use proto::Position;
 
 use crate::{
@@ -31,6 +34,8 @@ contract! {
     odd_names_do_not_meet(crate::subject::keep());
     positions_come_in_the_order_asked(crate::subject::keep());
     the_store_has_an_identity(crate::subject::keep());
+    removals_are_kept_in_their_order(crate::subject::keep());
+    of_each_user_and_room_the_last_removal_is_kept(crate::subject::keep());
 }
 
 async fn each_room_is_numbered_from_one(subject: &Subject) {
@@ -248,4 +253,35 @@ async fn the_store_has_an_identity(subject: &Subject) {
     assert!(health.store.as_ref().is_some_and(|store| store.starts_with(health.kind)), "{health:?}");
     assert_eq!(subject.broker.health().store, health.store);
     let _: Keep = keep();
+}
+
+fn who(user: &str, room: Option<&str>) -> Who {
+    Who { user: user.into(), room: room.map(name) }
+}
+
+async fn removals_are_kept_in_their_order(subject: &Subject) {
+    assert_eq!(subject.removals(0, 9).await, []);
+    let all =
+        [who("7", Some("a{b}%c")), who("é 8:", None), who("9", Some("é 🦀")), who("7", None), who("7", Some("b"))];
+    let mut expected = Vec::new();
+    for who in all {
+        let at_ms = soon("a removal", subject.broker.remove(who.clone())).await.unwrap();
+        assert!(at_ms > 1_700_000_000_000, "{at_ms}");
+        assert!(expected.last().is_none_or(|last: &Removal| last.at_ms < at_ms), "no two at the same time");
+        expected.push(Removal { who, at_ms });
+    }
+    assert_eq!(subject.removals(0, 9).await, expected);
+    assert_eq!(subject.removals(0, 2).await, expected[..2]);
+    assert_eq!(subject.removals(expected[1].at_ms, 2).await, expected[2..4]);
+    assert_eq!(subject.removals(expected[4].at_ms, 9).await, []);
+}
+
+async fn of_each_user_and_room_the_last_removal_is_kept(subject: &Subject) {
+    let mut last = 0;
+    for _ in 0..3 {
+        last = soon("a removal", subject.broker.remove(who("7", Some("a")))).await.unwrap();
+    }
+    let other = soon("a removal", subject.broker.remove(who("7", None))).await.unwrap();
+    let expected = [Removal { who: who("7", Some("a")), at_ms: last }, Removal { who: who("7", None), at_ms: other }];
+    assert_eq!(subject.removals(0, 9).await, expected);
 }

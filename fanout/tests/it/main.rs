@@ -67,6 +67,7 @@ mod redis;
 mod redis_cluster;
 mod redis_node;
 mod redis_server;
+mod removals;
 mod safety;
 mod sentinel;
 mod sentinels;

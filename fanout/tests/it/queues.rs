@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// `queue` and `rule`, as in the table.
-const QUEUES: [(&str, &str); 11] = [
+const QUEUES: [(&str, &str); 12] = [
     ("broker", "busy"),
     ("broker_reads", "waits"),
     ("link", "behind"),
@@ -19,6 +19,7 @@ const QUEUES: [(&str, &str); 11] = [
     ("link_reads", "busy"),
     ("link_room", "behind"),
     ("publish_stream", "held_back"),
+    ("removals", "busy"),
     ("room_held", "read_again"),
     ("shard", "read_again"),
     ("shard_interests", "link_waits"),

@@ -12,7 +12,7 @@ use crate::{
     support::{Node, eventually, http, soon},
 };
 
-fn config(server: &RedisServer) -> Config {
+pub(crate) fn config(server: &RedisServer) -> Config {
     let mut config = Config::for_development();
     config.redis_addr = Some(server.address().parse().unwrap());
     config

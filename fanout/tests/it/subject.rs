@@ -7,7 +7,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use fanout::broker::{Announcement, Broker, Events, Keep, NewPublication, Page, PageLimit, ReadFrom, Receipt};
+use fanout::broker::{
+    Announcement, Broker, Events, Keep, NewPublication, Page, PageLimit, ReadFrom, Receipt, removals::Removal,
+};
 use proto::{Key, Position, Room};
 use service::Lifecycle;
 use tokio::{sync::Notify, time::Instant};
@@ -116,6 +118,10 @@ impl Subject {
 
     pub(crate) async fn read_page(&self, room: &str, from: ReadFrom, limit: PageLimit) -> Page {
         soon("a page", self.broker.read(name(room), from, limit)).await.unwrap()
+    }
+
+    pub(crate) async fn removals(&self, after_ms: i64, limit: usize) -> Vec<Removal> {
+        soon("removals", self.broker.removals(after_ms, limit)).await.unwrap().removals
     }
 
     pub(crate) async fn subscribe(&self, room: &str) {

@@ -1,6 +1,7 @@
 //! Floods: each has a limit, a code and a metric; others are served meanwhile, and memory stays below a bound.
 
 mod bystanders;
+mod storm;
 
 use std::{future::Future, net::SocketAddr, time::Duration};
 
@@ -11,7 +12,10 @@ use tokio::{
     time::sleep,
 };
 
-use self::bystanders::{Bystanders, Felt};
+use self::{
+    bystanders::{Bystanders, Felt},
+    storm::Storm,
+};
 use crate::harness::{
     Backend, Opening, Plan, RawClient, Reply, Stage, Token, closed, eventually, metric, readyz, refused, serial, tell,
 };
@@ -215,6 +219,16 @@ async fn of_joins_that_the_backend_does_not_answer() {
     let plan = Stage::plan().with("BACKEND_URL", format!("http://{}", backend.address)).with("BACKEND_QUEUE", "256");
     let full = async |stage: &Stage| metric(stage.edge(0).ops, "espigon_edge_backend_queue_full_total").await;
     flood.run(plan, attack, full).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_clients_that_come_back_all_at_once() {
+    let clients = 1000;
+    let flood = Flood { what: "clients that come back all at once", attackers: clients, bound: 96 * MIB };
+    let storm = Storm::of(clients);
+    let attack = |edge, number| storm.clone().client(edge, number);
+    // No limit is in their way: each is let in, and gets what it missed.
+    flood.run(Stage::plan(), attack, async |_| storm.times()).await;
 }
 
 /// A text message, masked with zeros.

@@ -29,6 +29,7 @@ mod quick_start;
 mod readiness;
 mod redeploy;
 mod refusals;
+mod removals;
 mod requests;
 mod rollout;
 mod shutdown;

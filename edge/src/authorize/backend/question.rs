@@ -28,6 +28,8 @@ pub(super) struct Question {
     pub(super) user: UserId,
     /// What the backend sees of the token may change its answer.
     pub(super) token: Option<TokenHash>,
+    /// Asked after this removal of the user.
+    pub(super) removed: u64,
 }
 
 /// Stands for a token that is forwarded: what is kept with an answer is of no use to a thief.
@@ -154,6 +156,7 @@ mod tests {
             room: Room::try_new(room).unwrap(),
             user: UserId::try_new(user).unwrap(),
             token: None,
+            removed: 0,
         };
         let can_join = |base: &str, question: &Question| {
             let url = BackendUrl::try_new(base).unwrap();

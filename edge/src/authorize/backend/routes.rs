@@ -110,6 +110,7 @@ mod tests {
             room: Room::try_new(room).unwrap(),
             user: UserId::try_new(user).unwrap(),
             token: None,
+            removed: 0,
         })
     }
 
@@ -188,7 +189,7 @@ mod tests {
             let (Ok(room), Ok(user)) = (Room::try_new(&format!("order-{id}")), UserId::try_new(&user)) else {
                 return Ok(());
             };
-            let target = routes().target(&Question { room: room.clone(), user: user.clone(), token: None });
+            let target = routes().target(&Question { room: room.clone(), user: user.clone(), token: None, removed: 0 });
             let url = Url::parse(&format!("http://backend/api{target}")).unwrap();
             prop_assert_eq!((url.host_str(), url.fragment()), (Some("backend"), None));
             let segments: Vec<_> = url.path_segments().unwrap().collect();

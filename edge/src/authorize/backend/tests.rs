@@ -113,7 +113,7 @@ async fn decide(backend: &Backend, room: &str, user: &str) -> Decision {
 }
 
 async fn decide_by(backend: &Backend, room: &str, user: &str, token: &str) -> Decision {
-    backend.decide(&Room::try_new(room).unwrap(), &UserId::try_new(user).unwrap(), token).await
+    backend.decide(&Room::try_new(room).unwrap(), &UserId::try_new(user).unwrap(), token, 0).await
 }
 
 /// What comes of a server that answers thus, asked once.
@@ -261,6 +261,37 @@ async fn answers_are_kept_by_room_and_user() {
     assert_eq!(server.seen(), 3);
     assert_eq!(backend.0.metrics.cached.get(), 6);
     assert_eq!((backend.0.metrics.outcomes("allowed"), backend.0.metrics.outcomes("denied")), (2, 1));
+}
+
+#[tokio::test]
+async fn answers_from_before_a_removal_are_not_for_those_who_ask_after_it() {
+    let gate = Arc::new(Notify::new());
+    let allowed = Arc::new(AtomicUsize::new(1));
+    let (server, address) = {
+        let (gate, allowed) = (gate.clone(), allowed.clone());
+        Server::start(move |_, _| match allowed.load(Ordering::SeqCst) {
+            1 => Reply::Now(YES.into_response()),
+            2 => Reply::After(gate.clone(), YES.into_response()),
+            _ => Reply::Now(r#"{"allowed":false}"#.into_response()),
+        })
+        .await
+    };
+    let backend = backend(config(address));
+    let (room, user) = (Room::try_new("order-42").unwrap(), UserId::try_new("7").unwrap());
+    let after = |removed| backend.decide(&room, &user, "token", removed);
+    assert_eq!((after(0).await, after(0).await, server.seen()), (ALLOWED, ALLOWED, 1));
+    // One is kept, the next is under way.
+    allowed.store(2, Ordering::SeqCst);
+    let mut under_way = Box::pin(after(1));
+    tokio::select! {
+        _ = &mut under_way => panic!("answered too early"),
+        () = server.until_open(1) => {}
+    }
+    allowed.store(0, Ordering::SeqCst);
+    assert_eq!(after(2).await, Decision::Denied);
+    gate.notify_one();
+    assert_eq!(under_way.await, ALLOWED);
+    assert_eq!((after(2).await, server.seen()), (Decision::Denied, 3));
 }
 
 #[tokio::test]

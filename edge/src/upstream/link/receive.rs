@@ -1,10 +1,10 @@
 use std::sync::{Mutex, PoisonError};
 
 use futures_util::StreamExt as _;
-use proto::wire::fanout_message;
+use proto::{Room, wire, wire::fanout_message};
 
 use super::{Incoming, LinkError, Links, in_time, send::Reading, up::Up};
-use crate::upstream::publishes::Inflight;
+use crate::{auth::UserId, upstream::publishes::Inflight};
 
 /// Takes what the node sends and hands it over, until the link ends.
 pub(super) async fn receive(
@@ -41,6 +41,12 @@ pub(super) async fn receive(
                 tracing::info!("a fanout node drains: moving its rooms");
                 up.drains();
             }
+            Some(fanout_message::Kind::Remove(remove)) => {
+                if let Err(error) = learn(&remove, links) {
+                    links.shared.metrics.link_unknown_messages.inc();
+                    tracing::warn!(%error, "a fanout node removes whom there cannot be");
+                }
+            }
             Some(fanout_message::Kind::Beat(beat)) => up.beat(beat.heard_ms_ago, &beat.store),
             // Of a newer node, or an answer to what we never ask.
             _ => {
@@ -48,4 +54,11 @@ pub(super) async fn receive(
             }
         }
     }
+}
+
+fn learn(remove: &wire::Remove, links: &Links) -> Result<(), Box<dyn std::error::Error>> {
+    let user = UserId::try_new(&remove.user)?;
+    let room = if remove.room.is_empty() { None } else { Some(Room::try_new(&remove.room)?) };
+    links.removals.learn(&user, room.as_ref(), remove.at_ms);
+    Ok(())
 }

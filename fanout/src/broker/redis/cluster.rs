@@ -29,7 +29,10 @@ use super::{
     publish::{Queue, Shared},
 };
 use crate::{
-    broker::{Broker, Events, Health, Keep, NewPublication, Page, PageLimit, Pending, ReadError, ReadFrom, StoreError},
+    broker::{
+        Broker, Events, Health, Keep, NewPublication, Page, PageLimit, Pending, ReadError, ReadFrom, StoreError,
+        removals::{RemovalPage, Who},
+    },
     metrics::Metrics,
 };
 
@@ -174,6 +177,28 @@ impl Inner {
         answered.then_some(positions).ok_or(ReadError)
     }
 
+    async fn remove(&self, who: &Who) -> Result<i64, StoreError> {
+        let mut refused = StoreError::Unavailable;
+        for _ in 0..TRIES {
+            if let Some(owner) = self.slots().owner_of(self.shared.keys.removals_slot()) {
+                match owner.remove(who).await {
+                    Err(error @ (StoreError::Unavailable | StoreError::Unknown)) => refused = error,
+                    stored => return stored,
+                }
+            }
+            self.shared.moved.notify_one();
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err(refused)
+    }
+
+    /// Asked for again soon.
+    async fn removals(&self, after_ms: i64, limit: usize) -> Result<RemovalPage, ReadError> {
+        let slots = self.slots();
+        let owner = slots.owner_of(self.shared.keys.removals_slot()).ok_or(ReadError)?;
+        owner.removals(after_ms, limit).await.inspect_err(|_| self.shared.moved.notify_one())
+    }
+
     async fn renew(&self, rooms: &[Room]) -> Result<(), ReadError> {
         let renewing =
             self.parts(rooms).into_iter().map(|(primary, _, rooms)| async move { primary.renew(&rooms).await });
@@ -219,6 +244,16 @@ impl Broker for Cluster {
     fn renew(&self, rooms: Vec<Room>) -> BoxFuture<'static, Result<(), ReadError>> {
         let inner = Arc::clone(&self.0);
         async move { inner.renew(&rooms).await }.boxed()
+    }
+
+    fn remove(&self, who: Who) -> BoxFuture<'static, Result<i64, StoreError>> {
+        let inner = Arc::clone(&self.0);
+        async move { inner.remove(&who).await }.boxed()
+    }
+
+    fn removals(&self, after_ms: i64, limit: usize) -> BoxFuture<'static, Result<RemovalPage, ReadError>> {
+        let inner = Arc::clone(&self.0);
+        async move { inner.removals(after_ms, limit).await }.boxed()
     }
 
     /// Ready while any primary is: one that fails over does not take the rooms of the others away.

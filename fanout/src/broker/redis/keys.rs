@@ -46,6 +46,11 @@ impl Keys {
         format!("{}:identity", self.prefix)
     }
 
+    /// Sorted set: who was removed, by time.
+    pub(super) fn removals(&self) -> String {
+        format!("{}:removals", self.prefix)
+    }
+
     /// Where a node, at this start of it, sends its pulse.
     pub(super) fn pulse(&self, boot: u64) -> String {
         format!("{}:{}:pulse:{boot:016x}", self.prefix, self.db)
@@ -64,6 +69,11 @@ impl Keys {
     /// The slot of the store's identity.
     pub(super) fn identity_slot(&self) -> u16 {
         slot(self.identity().as_bytes())
+    }
+
+    /// The slot of the removals.
+    pub(super) fn removals_slot(&self) -> u16 {
+        slot(self.removals().as_bytes())
     }
 
     /// The room that is announced on a channel; `None` if it is none of ours.

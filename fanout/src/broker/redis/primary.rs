@@ -27,7 +27,7 @@ const READS: usize = 8;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Primary {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     pub(super) commands: Commands,
     pub(super) subscriptions: Arc<Subscriptions>,
     pub(super) hearing: Arc<Hearing>,
@@ -65,7 +65,7 @@ impl Primary {
     }
 
     /// A place among the reads under way.
-    async fn place(&self) -> Result<SemaphorePermit<'_>, ReadError> {
+    pub(super) async fn place(&self) -> Result<SemaphorePermit<'_>, ReadError> {
         if self.reads.available_permits() == 0 {
             self.shared.metrics.reads_full.inc();
         }
@@ -137,7 +137,7 @@ fn position(meta: Value, replid: &str) -> Result<Option<Position>, ReadError> {
 }
 
 /// Tells of a read that failed. One without an answer in time takes the connection with it.
-fn failed(connection: &Connection, error: &RedisError) -> ReadError {
+pub(super) fn failed(connection: &Connection, error: &RedisError) -> ReadError {
     if error.code().is_some_and(|code| ELSEWHERE.contains(&code)) {
         tracing::debug!(%error, "read from Redis");
         return ReadError;

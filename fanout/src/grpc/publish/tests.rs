@@ -6,7 +6,10 @@ use service::{Clock, traces::Traces};
 use tonic::Code;
 
 use super::*;
-use crate::broker::{StoreError, scripted::Scripted};
+use crate::{
+    broker::{StoreError, scripted::Scripted},
+    removals::Removals,
+};
 
 fn service(outcome: Result<u64, StoreError>) -> (PublisherService, Arc<Scripted>) {
     let broker = Arc::new(Scripted::new(outcome));
@@ -15,6 +18,7 @@ fn service(outcome: Result<u64, StoreError>) -> (PublisherService, Arc<Scripted>
         clock: Clock::system(),
         metrics: Arc::default(),
         traces: Traces::default(),
+        removals: Removals::new(Arc::default()),
         max_body: 64 << 10,
     };
     (PublisherService { keys: ApiKeys::default(), publishing, drain: CancellationToken::new() }, broker)

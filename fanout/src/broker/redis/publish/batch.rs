@@ -179,7 +179,8 @@ pub(in crate::broker::redis) enum Outcome {
 }
 
 /// Errors that come before the first write: certainly not stored. Anything else may have been.
-const NOT_STORED: [&str; 7] = ["NOREPLICAS", "LOADING", "OOM", "MISCONF", "CLUSTERDOWN", "MASTERDOWN", "NOAUTH"];
+pub(in crate::broker::redis) const NOT_STORED: [&str; 7] =
+    ["NOREPLICAS", "LOADING", "OOM", "MISCONF", "CLUSTERDOWN", "MASTERDOWN", "NOAUTH"];
 
 /// So do these, by which a server says that it is the wrong one.
 pub(in crate::broker::redis) const ELSEWHERE: [&str; 4] = ["READONLY", "MOVED", "ASK", "TRYAGAIN"];
