@@ -3,7 +3,7 @@
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run deny test test-valkey test-deploy test-js test-publishers screenshots test-simulation simulate test-deep bench bench-rollout lint tools
+.PHONY: run deny test test-valkey test-deploy test-js test-publishers screenshots test-simulation simulate test-deep chaos bench bench-rollout lint tools
 
 run:
 	cargo run --locked
@@ -65,6 +65,10 @@ test-deep: tools
 	cargo test --release -p edge --lib --locked -- --ignored deep_ --nocapture
 	cargo test --release -p standalone --test e2e --locked -- --ignored deep_
 	FROM=$$(date +%s) SECONDS=300 $(SIMULATION) --ignored --exact --nocapture seeds::explore
+
+# Real processes under faults from a seed, which is printed: make chaos SECONDS=600 SEED=7
+chaos: tools
+	cargo test -p standalone --test e2e --locked -- --ignored --exact --nocapture chaos::seeded::replay
 
 # All figures, about twelve minutes: JSON to bench/results, a table to the terminal, plots to bench/plots. Servers run on
 # core 0, the load on core 1. See bench/RESULTS.md.

@@ -1,5 +1,10 @@
 //! Nothing lost, nothing doubled, whatever dies: one fault after the other, under publishing that never stops.
 
+mod checker;
+mod client;
+mod seeded;
+mod sentinels;
+
 use std::{net::SocketAddr, time::Duration};
 
 use tokio::time::{Instant, sleep};

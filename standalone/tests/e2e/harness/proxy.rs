@@ -1,6 +1,9 @@
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use service::accept;
@@ -15,6 +18,9 @@ use tokio::{
 };
 
 const BUFFER: usize = 16 * 1024;
+
+/// By which a replica asks for what its primary writes.
+const PSYNC: &[u8] = b"PSYNC";
 
 /// A TCP proxy that can become a black hole: what is sent through it is taken and never arrives, and nothing closes.
 /// Ends with its value.
@@ -31,6 +37,10 @@ pub(crate) struct Proxy {
 struct Swallows {
     there: bool,
     back: bool,
+    /// What a Redis sends to its replicas, and to nobody else.
+    replication: bool,
+    /// How often all connections were cut.
+    cuts: u32,
 }
 
 impl Proxy {
@@ -61,22 +71,32 @@ impl Proxy {
 
     /// Swallows what either side sends.
     pub(crate) fn swallow(&self) {
-        self.swallows.send_replace(Swallows { there: true, back: true });
+        self.swallows.send_modify(|now| (now.there, now.back) = (true, true));
     }
 
     /// Swallows what the target sends; what is sent to it arrives.
     pub(crate) fn swallow_answers(&self) {
-        self.swallows.send_replace(Swallows { there: false, back: true });
+        self.swallows.send_modify(|now| (now.there, now.back) = (false, true));
     }
 
     /// Swallows what is sent to the target; what it sends arrives.
     pub(crate) fn swallow_requests(&self) {
-        self.swallows.send_replace(Swallows { there: true, back: false });
+        self.swallows.send_modify(|now| (now.there, now.back) = (true, false));
     }
 
     /// Carries new connections again. Those that lost something stay as they are: no byte may be missing within one.
     pub(crate) fn heal(&self) {
-        self.swallows.send_replace(Swallows::default());
+        self.swallows.send_modify(|now| *now = Swallows { cuts: now.cuts, ..Swallows::default() });
+    }
+
+    /// Swallows what is sent to replicas, which go on as if there were nothing new.
+    pub(crate) fn lag(&self) {
+        self.swallows.send_modify(|now| now.replication = true);
+    }
+
+    /// Ends all connections there are now.
+    pub(crate) fn cut(&self) {
+        self.swallows.send_modify(|now| now.cuts += 1);
     }
 }
 
@@ -85,12 +105,32 @@ async fn carry(client: TcpStream, target: SocketAddr, swallows: watch::Receiver<
     // Beats are small and must not wait for each other.
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-    let there = one_way(from_client, to_server, swallows.clone(), |swallows| swallows.there);
-    let back = one_way(from_server, to_client, swallows, |swallows| swallows.back);
+    let replicates = AtomicBool::new(false);
+    let cuts = swallows.borrow().cuts;
+    let mut cut = swallows.clone();
+    let there = one_way(
+        from_client,
+        to_server,
+        swallows.clone(),
+        |swallows| swallows.there,
+        |bytes| {
+            if bytes.windows(PSYNC.len()).any(|window| window == PSYNC) {
+                replicates.store(true, Ordering::Relaxed);
+            }
+        },
+    );
+    let back = one_way(
+        from_server,
+        to_client,
+        swallows,
+        |swallows| swallows.back || swallows.replication && replicates.load(Ordering::Relaxed),
+        |_| {},
+    );
     // Whichever side ends it, both halves go. A way that swallows tells nobody that it ended.
     tokio::select! {
         () = there => {}
         () = back => {}
+        _ = cut.wait_for(|now| now.cuts != cuts) => {}
     }
 }
 
@@ -100,6 +140,7 @@ async fn one_way(
     mut to: OwnedWriteHalf,
     mut swallows: watch::Receiver<Swallows>,
     swallowed: impl Fn(Swallows) -> bool,
+    look: impl Fn(&[u8]),
 ) {
     let mut buffer = vec![0; BUFFER];
     loop {
@@ -110,6 +151,7 @@ async fn one_way(
         };
         match read {
             Ok(length) if length > 0 => {
+                look(&buffer[..length]);
                 if to.write_all(&buffer[..length]).await.is_err() {
                     return;
                 }
