@@ -107,7 +107,8 @@ impl FrameWatch {
         match self.opcode {
             TEXT => (self.text, self.frames, self.characters) = (true, 1, Characters::default()),
             BINARY => (self.text, self.frames) = (false, 1),
-            CONTINUATION => self.frames += 1,
+            // With nothing to continue it is no text, whatever the message before was: the frame itself is wrong.
+            CONTINUATION => (self.text, self.frames) = (self.text && self.fragmented, self.frames + 1),
             _ => {}
         }
         match self.opcode {
