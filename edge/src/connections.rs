@@ -105,9 +105,9 @@ impl Connections {
         let mut next = 0;
         loop {
             {
-                let slots = lock(&self.slots);
-                let Some(batch) = slots.handles.get(next..).filter(|rest| !rest.is_empty()) else { return all };
-                for outbox in batch.iter().take(BATCH).flatten() {
+                let table = self.lock();
+                let Some(rest) = table.slots.get(next..).filter(|rest| !rest.is_empty()) else { return all };
+                for outbox in rest.iter().take(BATCH).filter_map(|slot| slot.handle.as_ref()) {
                     let held = outbox.queue().held();
                     all.frames += held.frames;
                     all.bytes += held.bytes;

@@ -14,7 +14,7 @@ use crate::input::Input;
 /// If it does not hold.
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    let of_edge = input.byte() % 2 == 0;
+    let of_edge = input.byte().is_multiple_of(2);
     let rest = String::from_utf8_lossy(input.rest());
     for line in rest.lines() {
         values(line);

@@ -1,5 +1,6 @@
 //! Each target on its seeds, on what is kept in `corpus/`, and on thousands of inputs made from those by chance: the same
 //! ones every time.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::{fs, panic::catch_unwind, path::Path};
 

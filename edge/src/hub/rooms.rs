@@ -153,7 +153,7 @@ impl Rooms {
         }
     }
 
-    pub(super) fn state(&mut self, from: LinkId, room: &str, position: Position, missed_after: Option<Position>) {
+    pub(super) fn state(&mut self, from: LinkId, room: &str, position: Position, missed_after: Option<&Position>) {
         self.with(room, |state, cx| state.state(from, position, missed_after, cx));
     }
 

@@ -207,7 +207,7 @@ impl Shard {
                 }
             }
             Command::State { from, room, position, missed_after } => {
-                self.rooms.state(from, &room, position, missed_after);
+                self.rooms.state(from, &room, position, missed_after.as_ref());
             }
             Command::Publications { room, epoch, first_seq, entries, bytes } => {
                 self.overflow.bytes.fetch_sub(bytes, Ordering::Relaxed);

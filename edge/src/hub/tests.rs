@@ -250,8 +250,8 @@ fn a_state_that_is_not_complete_is_a_loss() {
     let mut h = Harness::new();
     let member = h.member("r", "e", 3);
     h.place(h.placement(LinkId(2)));
-    h.rooms.state(LINK, "r", Position::new("e", 50), Some(Position::new("e", 3)));
-    h.rooms.state(LinkId(2), "r", Position::new("e", 9), Some(Position::new("e", 3)));
+    h.rooms.state(LINK, "r", Position::new("e", 50), Some(&Position::new("e", 3)));
+    h.rooms.state(LinkId(2), "r", Position::new("e", 9), Some(&Position::new("e", 3)));
     h.publish("r", "e", 10..=10);
     h.walk_all();
     assert_eq!(received(&member), ["joined 3", "lost 9", "10"], "a link that is gone says nothing");

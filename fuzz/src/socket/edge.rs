@@ -11,6 +11,7 @@ use edge::{
     keys::{self, Keys},
     metrics::Metrics,
     outbox::{Outbox, Rules},
+    removals::Removals,
     session,
     upstream::{self, Grpc, Upstream, discovery::Discovery},
 };
@@ -106,6 +107,7 @@ fn context() -> Context {
         upstream: Upstream::new(upstream, metrics.clone()),
         keys,
         authorizer: Authorizer::Claims,
+        removals: Arc::new(Removals::new(connections.clone(), metrics.clone())),
         connections,
         outbox_rules: Arc::new(Rules { limits: Limits { frames: 8, bytes: 1024 }, metrics: metrics.clone() }),
         metrics,

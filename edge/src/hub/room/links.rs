@@ -84,7 +84,7 @@ impl HubRoom {
         &mut self,
         from: LinkId,
         position: Position,
-        missed_after: Option<Position>,
+        missed_after: Option<&Position>,
         cx: &mut Cx<'_>,
     ) {
         if self.link != Some(from) {
@@ -101,7 +101,7 @@ impl HubRoom {
             }
             Some(before) if !is_ahead(&position, before) => {}
             // An answer to what was asked from elsewhere says nothing of what lies between.
-            Some(before) if missed_after.as_ref() == Some(before) => self.lost(position, LostReason::Failover),
+            Some(before) if missed_after == Some(before) => self.lost(position, LostReason::Failover),
             Some(_) => self.ask(cx.placement),
         }
     }

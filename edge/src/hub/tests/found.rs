@@ -18,10 +18,10 @@ fn an_answer_from_another_position_is_asked_for_again() {
     assert_eq!(h.wishes(), [(Room::try_new("r").unwrap(), asked.clone())]);
     // We have moved on since: from here nothing may be missing.
     h.publish("r", "e", 4..=5);
-    h.rooms.state(LINK, "r", Position::new("e", 9), Some(Position::new("e", 3)));
+    h.rooms.state(LINK, "r", Position::new("e", 9), Some(&Position::new("e", 3)));
     assert_eq!(h.wishes()[0].1.position, Some(Position::new("e", 5)));
     // So it is when the answer to an earlier question comes after that.
-    h.rooms.state(LINK, "r", Position::new("e", 9), Some(Position::new("e", 3)));
+    h.rooms.state(LINK, "r", Position::new("e", 9), Some(&Position::new("e", 3)));
     h.rooms.state(LINK, "r", Position::new("e", 5), None);
     h.publish("r", "e", 6..=6);
     h.walk_all();

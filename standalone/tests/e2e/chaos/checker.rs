@@ -172,7 +172,9 @@ impl Room {
             }
             last = Some((generation, number));
         }
-        twisted.into_iter().for_each(|what| self.fail(what));
+        for what in twisted {
+            self.fail(what);
+        }
         let began = |generation| {
             let mut later = self.epochs.range(generation + 1..);
             later.next().and_then(|(_, (_, began))| *began)
