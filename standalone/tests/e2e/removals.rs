@@ -8,7 +8,7 @@ use std::sync::{
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::harness::{Backend, Client, Edge, Fanout, Reply, Stage, closed, eventually, metric, readyz};
+use crate::harness::{Backend, Client, Edge, Fanout, Reply, Stage, closed, eventually, links, metric, readyz};
 
 /// A backend that lets everybody in, but ana into the vault only until told otherwise.
 fn backend() -> (Backend, Arc<AtomicBool>) {
@@ -45,7 +45,7 @@ async fn from_a_room_on_every_edge_and_on_those_that_start_later() {
     let mut stage = plan.with("BACKEND_CACHE_TTL", "1h").start().await;
     let (mut anas, mut bobs, mut grant, mut bobs_grant) = (Vec::new(), Vec::new(), Value::Null, Value::Null);
     for edge in [stage.edge(0), stage.edge(1)] {
-        eventually("both links", async || metric(edge.ops, "espigon_edge_links").await == 2).await;
+        eventually("both links", async || links(edge.ops).await == 2).await;
         let (mut ana, mut bob) = (edge.connect("ana").await, edge.connect("bob").await);
         for room in ["vault", "lobby"] {
             let joined = ana.join(room).await;
