@@ -269,13 +269,14 @@ async fn a_publisher_is_held_back_and_nothing_is_lost() {
         assert!(edge.read(&world).await);
     }
     let body = Bytes::from_static(b"x");
-    let (mut stored, mut refused) = (0u64, 0u64);
+    let (mut stored, mut refused, mut behind) = (0u64, 0u64, 0);
     while stored < 20_000 {
         if world.publish(0, &body).is_some() {
             stored += 1;
             continue;
         }
         refused += 1;
+        behind = behind.max(world.metrics.behind.get());
         fast.read(&world).await;
         if refused.is_multiple_of(40) {
             slow.read(&world).await;
@@ -286,6 +287,8 @@ async fn a_publisher_is_held_back_and_nothing_is_lost() {
         assert_eq!((edge.at["room-0"].seq, edge.lost), (20_000, 0));
     }
     assert!(world.metrics.link_room_full.get() > 0 && world.metrics.replays.get() > 0);
+    assert_eq!(world.metrics.behind.get(), 0);
+    assert!((1..=2).contains(&behind), "{behind} of the room's two links");
     drop((fast, slow));
     world.finish().await;
 }

@@ -8,7 +8,6 @@ use proto::wire::{Entry, LostReason, PublishRequest, fanout_message::Kind as Out
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use crate::{
-    hearing::metric,
     redis_cluster::RedisCluster,
     redis_node::ready,
     redis_server::RedisServer,
@@ -127,7 +126,7 @@ async fn slots_move_under_load_and_nothing_is_lost_or_doubled() {
         published += last;
     }
     assert!(published > 12 * 50, "{published}");
-    assert!(metric(&hears, "redis_unsubscribed_total").await > 0, "the Cluster unsubscribes what moves");
+    assert!(hears.metric::<u64>("redis_unsubscribed_total").await > 0, "the Cluster unsubscribes what moves");
     edge.detach();
     hears.finish().await;
     Arc::into_inner(says).unwrap().finish().await;

@@ -5,7 +5,6 @@ use fanout::config::Config;
 use proto::wire::{LostReason, Position, fanout_message::Kind as Out};
 
 use crate::{
-    hearing::metric,
     proxy::Proxy,
     redis_node::{publish, ready},
     redis_server::RedisServer,
@@ -145,7 +144,7 @@ async fn an_epoch_left_is_not_taken_up_again_at_the_old_primary() {
     let mut publisher = stays.publisher().await;
     let past = publish(&mut publisher, "a", "0").await.unwrap();
     assert_eq!(past, at(&lagging.old, 9));
-    eventually("that it is not believed", async || metric(&lagging.node, "answers_from_the_past_total").await > 0)
+    eventually("that it is not believed", async || lagging.node.metric::<u64>("answers_from_the_past_total").await > 0)
         .await;
 
     lagging.way.lead_to(lagging.replica.port);

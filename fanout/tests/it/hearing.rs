@@ -24,12 +24,6 @@ async fn node(address: &str) -> Node {
     node
 }
 
-pub(crate) async fn metric(node: &Node, name: &str) -> u64 {
-    let (_, metrics) = http(node.bound.ops, "GET /metrics", b"").await;
-    let name = format!("espigon_fanout_{name} ");
-    metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
-}
-
 fn losses(reason: &str) -> String {
     format!("redis_subscriber_losses_total{{reason=\"{reason}\"}}")
 }
@@ -101,20 +95,22 @@ async fn a_deaf_subscriber_is_rebuilt_and_nothing_is_missed() {
     pair.proxy.mute();
     pair.say(20).await;
     // Meanwhile the edge is told how old the last pulse is.
-    let mut oldest = 0;
+    let (mut oldest, mut shown) = (0, 0.0_f64);
     soon("that it is found deaf", async {
-        while metric(&pair.hears, &losses("deaf")).await == 0 {
+        while pair.hears.metric::<u64>(&losses("deaf")).await == 0 {
             oldest = oldest.max(pair.edge.heard_beat().await.heard_ms_ago);
+            shown = shown.max(pair.hears.metric("hearing_age_seconds").await);
         }
     })
     .await;
     assert!((3000..9000).contains(&oldest), "{oldest}");
+    assert!((3.0..9.0).contains(&shown), "{shown}");
     pair.hear(20).await;
     let age = async |edge: &mut Edge| edge.heard_beat().await.heard_ms_ago;
     while age(&mut pair.edge).await > 2000 {}
     pair.say(1).await;
     pair.hear(1).await;
-    assert_eq!(metric(&pair.hears, &losses("deaf")).await, 1);
+    assert_eq!(pair.hears.metric::<u64>(&losses("deaf")).await, 1);
     assert_eq!(pair.server.subscribers().await, 2);
     pair.finish().await;
 }
@@ -129,7 +125,7 @@ async fn a_black_holed_subscriber_is_rebuilt_and_nothing_is_missed() {
     pair.say(20).await;
     pair.hear(20).await;
     assert!(start.elapsed() > Duration::from_secs(1));
-    assert_eq!(metric(&pair.hears, &losses("connection")).await, 1);
+    assert_eq!(pair.hears.metric::<u64>(&losses("connection")).await, 1);
     pair.finish().await;
 }
 
@@ -141,7 +137,8 @@ async fn a_subscriber_on_another_server_than_commands_is_not_taken() {
     pair.hear(1).await;
     pair.proxy.lead_to(other.port);
     pair.server.ask::<u64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
-    eventually("the other server to be refused", async || metric(&pair.hears, &losses("other_server")).await > 0).await;
+    eventually("the other server to be refused", async || pair.hears.metric::<u64>(&losses("other_server")).await > 0)
+        .await;
     assert_eq!(http(pair.hears.bound.ops, "GET /readyz", b"").await.0, 503, "it does not hear");
     pair.say(20).await;
     pair.proxy.lead_to(pair.server.port);
@@ -160,9 +157,9 @@ async fn a_killed_subscriber_misses_nothing_while_publications_go_on() {
         pair.say(100).await;
         pair.hear(150).await;
     }
-    assert!(metric(&pair.hears, "gap_repairs_total").await > 0);
-    assert_eq!(metric(&pair.hears, "lost_total{reason=\"history\"}").await, 0);
-    assert_eq!(metric(&pair.hears, "lost_total{reason=\"failover\"}").await, 0);
+    assert!(pair.hears.metric::<u64>("gap_repairs_total").await > 0);
+    assert_eq!(pair.hears.metric::<u64>("lost_total{reason=\"history\"}").await, 0);
+    assert_eq!(pair.hears.metric::<u64>("lost_total{reason=\"failover\"}").await, 0);
     pair.finish().await;
 }
 

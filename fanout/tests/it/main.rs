@@ -55,6 +55,7 @@ mod drain;
 mod failover;
 mod hearing;
 mod history;
+mod joined;
 mod link;
 mod memory;
 mod patience;

@@ -1,6 +1,6 @@
 //! A node in this process, and the ends of it that a test holds.
 
-use std::{collections::VecDeque, net::SocketAddr, time::Duration};
+use std::{collections::VecDeque, fmt::Debug, net::SocketAddr, str::FromStr, time::Duration};
 
 use bytes::Bytes;
 use fanout::{Bound, config::Config};
@@ -41,6 +41,14 @@ impl Node {
 
     pub(crate) async fn edge(&self) -> Edge {
         Edge::attach(self.bound.link).await
+    }
+
+    /// What the node shows of this series, by its name after the prefix.
+    pub(crate) async fn metric<T: FromStr<Err: Debug>>(&self, name: &str) -> T {
+        let (_, metrics) = http(self.bound.ops, "GET /metrics", b"").await;
+        let name = format!("espigon_fanout_{name} ");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&name));
+        value.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
     }
 
     /// Ends the node; every task must end by itself.

@@ -9,7 +9,7 @@ use proto::wire::{Entry, PublishManyRequest, fanout_message::Kind as Out};
 use crate::{
     redis_node::ready,
     redis_server::RedisServer,
-    support::{Edge, Node, eventually, http},
+    support::{Edge, Node, eventually},
 };
 
 const ROOMS: usize = 1200;
@@ -65,12 +65,6 @@ impl Many {
         line.split(',').next().unwrap().parse().unwrap()
     }
 
-    async fn metric(&self, name: &str) -> u64 {
-        let (_, metrics) = http(self.node.bound.ops, "GET /metrics", b"").await;
-        let name = format!("espigon_fanout_{name} ");
-        metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
-    }
-
     async fn finish(self) {
         self.edge.detach();
         self.node.finish().await;
@@ -81,28 +75,28 @@ impl Many {
 async fn the_sweep_finds_a_room_whose_announcement_was_lost() {
     let mut many = Many::start(Duration::from_secs(2)).await;
     // A round in which all is as it should be reads no room.
-    let (reads, swept) = (many.calls("evalsha").await, many.metric("sweep_rooms_total").await);
-    eventually("a round", async || many.metric("sweep_rooms_total").await >= swept + ROOMS as u64).await;
+    let (reads, swept) = (many.calls("evalsha").await, many.node.metric::<u64>("sweep_rooms_total").await);
+    eventually("a round", async || many.node.metric::<u64>("sweep_rooms_total").await >= swept + ROOMS as u64).await;
     assert_eq!(many.calls("evalsha").await, reads);
-    assert_eq!(many.metric("sweep_behind_total").await, 0);
+    assert_eq!(many.node.metric::<u64>("sweep_behind_total").await, 0);
     many.publish_silently("r77").await;
     let start = tokio::time::Instant::now();
     let got = many.edge.publications("r77", 1).await;
     assert_eq!((got[0].1, &*got[0].2), (2, &b"2"[..]));
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eq!(many.calls("evalsha").await, reads + 1, "only the room that is behind is read");
-    assert_eq!(many.metric("sweep_behind_total").await, 1);
+    assert_eq!(many.node.metric::<u64>("sweep_behind_total").await, 1);
     many.finish().await;
 }
 
 #[tokio::test]
 async fn a_sweep_asks_in_batches_and_never_while_rooms_speak() {
     let many = Many::start(Duration::from_secs(2)).await;
-    let swept = many.metric("sweep_rooms_total").await;
-    eventually("a round", async || many.metric("sweep_rooms_total").await >= swept + ROOMS as u64).await;
-    let (infos, asked) = (many.calls("info").await, many.metric("sweep_rooms_total").await);
+    let swept = many.node.metric::<u64>("sweep_rooms_total").await;
+    eventually("a round", async || many.node.metric::<u64>("sweep_rooms_total").await >= swept + ROOMS as u64).await;
+    let (infos, asked) = (many.calls("info").await, many.node.metric::<u64>("sweep_rooms_total").await);
     tokio::time::sleep(Duration::from_secs(4)).await;
-    let (infos, asked) = (many.calls("info").await - infos, many.metric("sweep_rooms_total").await - asked);
+    let (infos, asked) = (many.calls("info").await - infos, many.node.metric::<u64>("sweep_rooms_total").await - asked);
     // One INFO goes with each batch; two are this test's.
     assert!(asked >= ROOMS as u64 && asked <= 4 * ROOMS as u64, "{asked}");
     assert!(infos <= 4 * 8 + 2, "{infos} batches for {asked} rooms");
@@ -128,7 +122,7 @@ async fn a_reconnect_reads_only_the_rooms_that_are_behind() {
     assert_eq!(rooms, [("r1".into(), 2), ("r1100".into(), 2), ("r500".into(), 2)]);
     assert_eq!(many.calls("evalsha").await, reads + 3);
     assert_eq!(many.calls("hmget").await, metas + ROOMS as u64 + 3, "each room once, and once in each script");
-    assert_eq!(many.metric("gap_repairs_total").await, 3);
+    assert_eq!(many.node.metric::<u64>("gap_repairs_total").await, 3);
     many.finish().await;
 }
 
@@ -145,7 +139,7 @@ async fn a_live_room_does_not_lose_its_position() {
         .await;
     }
     // It is not told again and again.
-    eventually("a few rounds", async || many.metric("sweep_rooms_total").await >= 3 * ROOMS as u64).await;
+    eventually("a few rounds", async || many.node.metric::<u64>("sweep_rooms_total").await >= 3 * ROOMS as u64).await;
     let told = many.calls("pexpire").await;
     assert_eq!(told, 2 * ROOMS as u64 + ROOMS as u64, "by the publication: meta and history; and once by the sweep");
     many.finish().await;
