@@ -105,7 +105,7 @@ bench: tools
 bench-rollout: tools
 	cargo test --release -p standalone --test e2e --locked -- --ignored --exact \
 	rollout::deep_five_thousand_clients_do_not_notice
-	cp $${CARGO_TARGET_DIR:-target}/tmp/rollout-5000.json $${CARGO_TARGET_DIR:-target}/tmp/rollout-5000.svg bench/results
+	cp $${CARGO_TARGET_DIR:-target}/tmp/rollout-5000.json $${CARGO_TARGET_DIR:-target}/tmp/rollout-5000.svg bench/rollout
 
 # Licences, sources, banned crates; advisories, where their database can be had.
 DENY := target/tools/bin/cargo-deny
