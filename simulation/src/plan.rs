@@ -100,7 +100,7 @@ impl Plan {
             dedup_window: Duration::from_mins(5),
         };
         let store_latency = match kind {
-            Kind::Planned => ms(600),
+            Kind::Planned => ms(400),
             _ => ms(pick(rng, &[1, 5, 5, 100])),
         };
         // Without faults that nobody is told of there is no need of it.
@@ -127,8 +127,9 @@ impl Plan {
             errors: if bad { pick(rng, &[0, 10, 60]) } else { 0 },
             say_receipts: kind != Kind::Planned && rng.random(),
             store_latency,
-            // Slow enough for more to be published meanwhile than histories hold.
-            subscribe_latency: if kind == Kind::Planned { ms(1500) } else { Duration::ZERO },
+            // Slow enough for more to be published meanwhile than histories hold. With a look at the position and a page, it is
+            // within the 2 s that a node which drains waits for a room.
+            subscribe_latency: if kind == Kind::Planned { ms(1000) } else { Duration::ZERO },
             hear_latency: if kind == Kind::Planned { ms(50) } else { store_latency / 2 },
             link_latency: ms(if bad { pick(rng, &[1, 5, 100]) } else { 5 }),
             tail_bytes: pick(rng, &[0, 2_000, 1 << 20]),
