@@ -62,8 +62,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     let (keys, issuer) = config.keys().context("set up the client for JWKS_URL")?;
     if let Some(issuer) = issuer {
         issuer.metrics().register(registry.sub_registry_with_prefix("espigon_edge"));
-        let (keeping, until) = (issuer.keep(keys.clone()), end.clone());
-        lifecycle.spawn_vital(async move { until.run_until_cancelled(keeping).await });
+        lifecycle.spawn_vital_until(end.clone(), issuer.keep(keys.clone()));
     }
     let tier = config.upstream(keys.clone());
     let traces = traces(&config, &tier.name, &mut registry)?;

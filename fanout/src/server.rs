@@ -89,10 +89,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         max_body,
     };
     let following = publishing.removals.clone().follow(Arc::clone(&broker));
-    let until = end.clone();
-    lifecycle.spawn_vital(async move {
-        until.run_until_cancelled(following).await;
-    });
+    lifecycle.spawn_vital_until(end.clone(), following);
     let node = Node {
         rates: Rates::spawn(Arc::clone(&metrics), lifecycle, end.clone()),
         link_token: LinkToken::new(config.secrets.link_token.clone()),

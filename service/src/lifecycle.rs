@@ -81,6 +81,19 @@ impl Lifecycle {
         })
     }
 
+    /// As [`Self::spawn_vital`], for a task that this token ends: that end was asked for, and is no reason to drain.
+    pub fn spawn_vital_until<F>(&self, end: CancellationToken, task: F) -> JoinHandle<Option<()>>
+    where
+        F: Future + Send + 'static,
+    {
+        let guard: DropGuard = self.drain.clone().drop_guard();
+        self.spawn(async move {
+            if end.run_until_cancelled_owned(task).await.is_none() {
+                guard.disarm();
+            }
+        })
+    }
+
     /// Drains, waits for all tasks up to `limit`, then stops those left. True when every task ended, by itself or not.
     pub async fn finish(&self, limit: Duration) -> bool {
         self.drain.cancel();
@@ -173,5 +186,18 @@ mod tests {
         lifecycle.drain().cancelled().await;
         assert!(task.await.is_err());
         assert!(lifecycle.finish(Duration::ZERO).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_vital_task_may_be_ended_by_its_token_and_by_nothing_else() {
+        let lifecycle = Lifecycle::new();
+        let end = CancellationToken::new();
+        let task = lifecycle.spawn_vital_until(end.clone(), std::future::pending::<()>());
+        end.cancel();
+        task.await.unwrap().unwrap();
+        assert!(!lifecycle.is_draining());
+        let task = lifecycle.spawn_vital_until(CancellationToken::new(), async {});
+        task.await.unwrap().unwrap();
+        assert!(lifecycle.is_draining());
     }
 }

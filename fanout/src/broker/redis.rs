@@ -107,10 +107,7 @@ impl Redis {
         let primary = Primary::spawn(settings, Arc::clone(&shared), Some(&pulse), lifecycle, end);
         let (queue, jobs) = Queue::new(Arc::clone(&shared));
         let pump = Pump { shared, commands: primary.commands.clone(), jobs };
-        let until = end.clone();
-        lifecycle.spawn_vital(async move {
-            until.run_until_cancelled(pump.run()).await;
-        });
+        lifecycle.spawn_vital_until(end.clone(), pump.run());
         Self(Arc::new(Inner { primary, queue }))
     }
 }

@@ -98,6 +98,7 @@ pub(crate) const PAGE: PageLimit = PageLimit { items: 1000, bytes: 1 << 20 };
 
 impl Subject {
     pub(crate) async fn finish(self) {
+        assert!(!self.lifecycle.is_draining(), "a broker ends when it is told to, whatever its servers do");
         self.end.cancel();
         finish(&self.lifecycle).await;
     }

@@ -108,16 +108,10 @@ impl Cluster {
         let (namer, store) = watch::channel(None);
         let topology =
             Topology::new(settings, Arc::clone(&shared), Arc::clone(&wanted), sender, namer, lifecycle, end.clone());
-        let until = end.clone();
-        lifecycle.spawn_vital(async move {
-            until.run_until_cancelled(topology.run()).await;
-        });
+        lifecycle.spawn_vital_until(end.clone(), topology.run());
         let (queue, jobs) = Queue::new(Arc::clone(&shared));
         let pump = Pump::new(Arc::clone(&shared), slots.clone(), jobs);
-        let until = end.clone();
-        lifecycle.spawn_vital(async move {
-            until.run_until_cancelled(pump.run()).await;
-        });
+        lifecycle.spawn_vital_until(end.clone(), pump.run());
         Self(Arc::new(Inner { shared, slots, store, wanted, queue }))
     }
 }

@@ -50,9 +50,7 @@ impl Commands {
         let (sender, receiver) = watch::channel(None);
         let drivers = Drivers { lifecycle: lifecycle.clone(), end };
         let supervisor = Supervisor { settings, shared, hearing, sender };
-        lifecycle.spawn_vital(async move {
-            drivers.end.run_until_cancelled(supervisor.run(&drivers)).await;
-        });
+        lifecycle.spawn_vital_until(drivers.end.clone(), async move { supervisor.run(&drivers).await });
         Self(receiver)
     }
 

@@ -156,9 +156,7 @@ impl Subscriber {
     /// Starts it; it ends with the token.
     pub(super) fn spawn(mut self, lifecycle: &Lifecycle, end: CancellationToken) {
         let drivers = Drivers { lifecycle: lifecycle.clone(), end };
-        lifecycle.spawn_vital(async move {
-            drivers.end.run_until_cancelled(self.supervise(&drivers)).await;
-        });
+        lifecycle.spawn_vital_until(drivers.end.clone(), async move { self.supervise(&drivers).await });
     }
 
     async fn supervise(&mut self, drivers: &Drivers) {
