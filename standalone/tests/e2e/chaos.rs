@@ -2,8 +2,12 @@
 
 mod checker;
 mod client;
+mod cluster;
+mod faults;
 mod seeded;
 mod sentinels;
+mod stage;
+mod store;
 
 use std::{net::SocketAddr, time::Duration};
 

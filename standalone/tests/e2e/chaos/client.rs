@@ -37,7 +37,7 @@ const EVERY: Duration = Duration::from_millis(250);
 pub(super) struct World {
     pub(super) rooms: Vec<Mutex<Room>>,
     pub(super) edges: Vec<SocketAddr>,
-    pub(super) apis: watch::Sender<Vec<SocketAddr>>,
+    pub(super) apis: Vec<SocketAddr>,
     pub(super) publishing: watch::Sender<bool>,
 }
 
@@ -56,6 +56,10 @@ struct At {
 struct Refusal {
     code: String,
     retry_ms: Option<u64>,
+}
+
+pub(super) fn room_name(room: usize) -> String {
+    format!("r{room}")
 }
 
 pub(super) async fn client(number: usize, rooms: Vec<usize>, world: Arc<World>) {
@@ -78,7 +82,7 @@ pub(super) async fn client(number: usize, rooms: Vec<usize>, world: Arc<World>) 
 async fn join(number: usize, room: usize, socket: &mut Socket, world: &World) {
     let since = world.rooms[room].lock().unwrap().since(number);
     let since = since.map(|Position { epoch, seq }| json!({"epoch": epoch.as_str(), "seq": seq}));
-    let payload = json!({"room": format!("r{room}"), "since": since});
+    let payload = json!({"room": room_name(room), "since": since});
     socket.send(json!({"type": "join", "id": room.to_string(), "payload": payload}).to_string()).await;
 }
 
@@ -122,14 +126,11 @@ pub(super) async fn publisher(room: usize, world: Arc<World>) -> Duration {
         }
         let began = Instant::now();
         loop {
-            let api = {
-                let apis = world.apis.borrow();
-                apis[attempts % apis.len()]
-            };
+            let api = world.apis[attempts % world.apis.len()];
             let mut api: PublisherClient<Channel> =
                 PublisherClient::new(Endpoint::from_shared(format!("http://{api}")).unwrap().connect_lazy());
             let request = PublishRequest {
-                room: format!("r{room}"),
+                room: room_name(room),
                 body: number.to_string().into(),
                 key: number.to_string(),
                 ..PublishRequest::default()

@@ -4,6 +4,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use service::accept;
@@ -15,6 +16,7 @@ use tokio::{
     },
     sync::watch,
     task::JoinSet,
+    time::sleep,
 };
 
 const BUFFER: usize = 16 * 1024;
@@ -22,8 +24,8 @@ const BUFFER: usize = 16 * 1024;
 /// By which a replica asks for what its primary writes.
 const PSYNC: &[u8] = b"PSYNC";
 
-/// A TCP proxy that can become a black hole: what is sent through it is taken and never arrives, and nothing closes.
-/// Ends with its value.
+/// A TCP proxy that can become a black hole: what is sent through it is taken and never arrives, and nothing closes. It
+/// also delays, cuts and half closes. Ends with its value.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
@@ -39,8 +41,11 @@ struct Swallows {
     back: bool,
     /// What a Redis sends to its replicas, and to nobody else.
     replication: bool,
-    /// How often all connections were cut.
+    /// What every piece waits before it goes on.
+    delay: Duration,
+    /// How often all connections were cut, and how often half closed.
     cuts: u32,
+    halves: u32,
 }
 
 impl Proxy {
@@ -86,12 +91,22 @@ impl Proxy {
 
     /// Carries new connections again. Those that lost something stay as they are: no byte may be missing within one.
     pub(crate) fn heal(&self) {
-        self.swallows.send_modify(|now| *now = Swallows { cuts: now.cuts, ..Swallows::default() });
+        self.swallows.send_modify(|now| *now = Swallows { cuts: now.cuts, halves: now.halves, ..Swallows::default() });
     }
 
     /// Swallows what is sent to replicas, which go on as if there were nothing new.
     pub(crate) fn lag(&self) {
         self.swallows.send_modify(|now| now.replication = true);
+    }
+
+    /// Has every piece wait so long before it goes on, until healed.
+    pub(crate) fn delay(&self, delay: Duration) {
+        self.swallows.send_modify(|now| now.delay = delay);
+    }
+
+    /// Ends what is sent to the target on all connections there are now; the other way stays, and nobody tells the client.
+    pub(crate) fn half_close(&self) {
+        self.swallows.send_modify(|now| now.halves += 1);
     }
 
     /// Ends all connections there are now.
@@ -106,13 +121,14 @@ async fn carry(client: TcpStream, target: SocketAddr, swallows: watch::Receiver<
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
     let replicates = AtomicBool::new(false);
-    let cuts = swallows.borrow().cuts;
+    let Swallows { cuts, halves, .. } = *swallows.borrow();
     let mut cut = swallows.clone();
     let there = one_way(
         from_client,
         to_server,
         swallows.clone(),
-        |swallows| swallows.there,
+        |swallows| swallows.there || swallows.halves != halves,
+        |swallows| swallows.halves != halves,
         |bytes| {
             if bytes.windows(PSYNC.len()).any(|window| window == PSYNC) {
                 replicates.store(true, Ordering::Relaxed);
@@ -124,6 +140,7 @@ async fn carry(client: TcpStream, target: SocketAddr, swallows: watch::Receiver<
         to_client,
         swallows,
         |swallows| swallows.back || swallows.replication && replicates.load(Ordering::Relaxed),
+        |_| false,
         |_| {},
     );
     // Whichever side ends it, both halves go. A way that swallows tells nobody that it ended.
@@ -134,12 +151,13 @@ async fn carry(client: TcpStream, target: SocketAddr, swallows: watch::Receiver<
     }
 }
 
-/// Ends when its source does; not at all once something was swallowed.
+/// Ends when its source does; not at all once something was swallowed. `ends`: the target is told that there is no more.
 async fn one_way(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut swallows: watch::Receiver<Swallows>,
     swallowed: impl Fn(Swallows) -> bool,
+    ends: impl Fn(Swallows) -> bool,
     look: impl Fn(&[u8]),
 ) {
     let mut buffer = vec![0; BUFFER];
@@ -152,12 +170,20 @@ async fn one_way(
         match read {
             Ok(length) if length > 0 => {
                 look(&buffer[..length]);
+                let delay = swallows.borrow().delay;
+                // Not even a yield, else.
+                if delay > Duration::ZERO {
+                    sleep(delay).await;
+                }
                 if to.write_all(&buffer[..length]).await.is_err() {
                     return;
                 }
             }
             _ => return,
         }
+    }
+    if ends(*swallows.borrow()) {
+        let _ = to.shutdown().await;
     }
     while matches!(from.read(&mut buffer).await, Ok(length) if length > 0) {}
     // Holds its half open, so that the other side learns nothing.
