@@ -26,6 +26,7 @@ const FOUND: &[(u64, &str)] = &[
     (5167, "an answer without a position hides what lies between"),
     (1_010_820, "a loss within an epoch is told as a failover, by a link that stood in the one before"),
     (5_100_119, "the answer to an earlier question is taken for that to a later one, and its loss told too early"),
+    (1_795_962_261, "a loss is told from an epoch before ours, and what is left of ours is skipped"),
 ];
 
 #[test]

@@ -118,8 +118,9 @@ impl HubRoom {
     ) {
         let Some(received) = self.received.as_ref().filter(|_| self.link == Some(from)) else { return };
         let waits = self.asked || self.dropped;
-        // What came before it was dropped here. It is asked for again, and what is lost is said again.
-        let missing = after.map_or(waits, |after| is_ahead(after, received));
+        // What came before it was dropped here, or lies in an epoch that we have left, and between here and there may be
+        // more. It is asked for again, and what is lost is said again.
+        let missing = after.map_or(waits, |after| after.epoch != received.epoch || after.seq > received.seq);
         // A store that was wiped has no epoch to name.
         let left = received.epoch.generation() > position.epoch.generation() && !position.epoch.is_empty();
         if !missing && !left {

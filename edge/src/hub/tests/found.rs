@@ -171,11 +171,27 @@ fn a_loss_is_believed_only_from_where_it_begins() {
 }
 
 #[test]
+fn a_loss_from_an_epoch_that_was_left_is_asked_about() {
+    let mut h = Harness::new();
+    let member = h.member("r", "2-f", 3);
+    // The link was asked before we left that epoch, and does not know of 4, which the store still has.
+    let after = Position::new("1-e", 7);
+    h.rooms.lost(LINK, "r", Position::new("3-g", 4), LostReason::Failover, Some(&after));
+    h.publish("r", "3-g", 5..=5);
+    assert_eq!(h.wishes()[0].1.position, Some(Position::new("2-f", 3)));
+    h.publish("r", "2-f", 4..=4);
+    let after = Position::new("2-f", 4);
+    h.rooms.lost(LINK, "r", Position::new("3-g", 4), LostReason::Failover, Some(&after));
+    h.publish("r", "3-g", 5..=5);
+    h.walk_all();
+    assert_eq!(received(&member), ["joined 3", "4", "lost 4", "5"]);
+}
+
+#[test]
 fn what_is_lost_within_an_epoch_is_lost_to_history_whatever_a_link_says() {
     let mut h = Harness::new();
     let member = h.member("r", "2-f", 3);
-    // The link stood in the epoch before, which we have left over another link.
-    let after = Position::new("1-e", 7);
+    let after = Position::new("2-f", 3);
     h.rooms.lost(LINK, "r", Position::new("2-f", 9), LostReason::Failover, Some(&after));
     h.walk_all();
     let reasons: Vec<_> =

@@ -39,19 +39,20 @@ pub(super) async fn start(files: &TempDir) -> Vec<Server> {
     servers
 }
 
-/// Waits until all servers agree that all is well.
-pub(super) async fn well(servers: &[Server]) {
+/// Whether all servers agree that all is well.
+pub(super) async fn is_well(servers: &[Server]) -> bool {
     for server in servers {
-        eventually("the Cluster", async || {
-            let nodes = ask(server.port, "CLUSTER NODES").await;
-            let replicas = nodes.lines().filter(|line| line.contains("slave")).count();
-            ask(server.port, "CLUSTER INFO").await.contains("cluster_state:ok")
-                && replicas == PRIMARIES
-                && !nodes.contains("fail")
-                && !nodes.contains("handshake")
-        })
-        .await;
+        let nodes = ask(server.port, "CLUSTER NODES").await;
+        let replicas = nodes.lines().filter(|line| line.contains("slave")).count();
+        let well = ask(server.port, "CLUSTER INFO").await.contains("cluster_state:ok")
+            && replicas == PRIMARIES
+            && !nodes.contains("fail")
+            && !nodes.contains("handshake");
+        if !well {
+            return false;
+        }
     }
+    true
 }
 
 /// The slot that a room's keys are in.

@@ -55,21 +55,22 @@ impl Sentinels {
         eventually("the Sentinel", async || ask(sentinel.port, "PING").await.contains("PONG")).await;
     }
 
-    /// Waits until each knows the others, this primary, and a replica that it would promote. Without it a failover may
-    /// be given up for want of a replica, and is not tried again for twice its time-out.
-    pub(super) async fn well(&self, primary: u16) {
+    /// Whether each knows the others, this primary, and a replica that it would promote. Without it a failover may be
+    /// given up for want of a replica, and is not tried again for twice its time-out.
+    pub(super) async fn are_well(&self, primary: u16) -> bool {
         for Sentinel { port, .. } in &self.0 {
-            eventually("the Sentinels know all", async || {
-                let main = ask(*port, "SENTINEL MASTER main").await;
-                let replicas = ask(*port, "SENTINEL REPLICAS main").await;
-                is(&main, "port", &primary.to_string())
-                    && is(&main, "flags", "master")
-                    && is(&main, "num-other-sentinels", "2")
-                    && is(&replicas, "flags", "slave")
-                    && is(&replicas, "master-link-status", "ok")
-            })
-            .await;
+            let main = ask(*port, "SENTINEL MASTER main").await;
+            let replicas = ask(*port, "SENTINEL REPLICAS main").await;
+            let well = is(&main, "port", &primary.to_string())
+                && is(&main, "flags", "master")
+                && is(&main, "num-other-sentinels", "2")
+                && is(&replicas, "flags", "slave")
+                && is(&replicas, "master-link-status", "ok");
+            if !well {
+                return false;
+            }
         }
+        true
     }
 }
 

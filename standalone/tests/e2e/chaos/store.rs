@@ -105,22 +105,23 @@ impl Store {
 
     /// Waits until every replica follows its primary without a lag, and all that could promote it know so.
     pub(super) async fn well(&self) {
-        eventually("replication", async || {
+        eventually("a store that is well", async || {
             let mut well = 0;
             for server in &self.servers {
                 let info = ask(server.port, "INFO replication").await;
                 well += usize::from(info.contains("role:slave") && info.contains("master_link_status:up"));
             }
             well == self.servers.len() / 2
+                && match &self.sentinels {
+                    // Asked anew each time: they may be about to call another the primary.
+                    Some(sentinels) => match self.primaries().await[..] {
+                        [primary] => sentinels.are_well(self.servers[primary].proxy.address.port()).await,
+                        _ => false,
+                    },
+                    None => cluster::is_well(&self.servers).await,
+                }
         })
         .await;
-        match &self.sentinels {
-            Some(sentinels) => {
-                let primaries = self.primaries().await;
-                sentinels.well(self.servers[primaries[0]].proxy.address.port()).await;
-            }
-            None => cluster::well(&self.servers).await,
-        }
     }
 
     async fn primaries(&self) -> Vec<usize> {
@@ -175,6 +176,7 @@ impl Store {
 
     /// Any replica.
     pub(super) async fn replica(&self, random: &mut StdRng) -> usize {
+        self.well().await;
         let primary = self.primary(random).await;
         self.replica_of(primary).await
     }
