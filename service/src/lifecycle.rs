@@ -88,7 +88,9 @@ impl Lifecycle {
     {
         let guard: DropGuard = self.drain.clone().drop_guard();
         self.spawn(async move {
-            if end.run_until_cancelled_owned(task).await.is_none() {
+            end.run_until_cancelled(task).await;
+            // Whichever of the two was seen first.
+            if end.is_cancelled() {
                 guard.disarm();
             }
         })
@@ -192,9 +194,11 @@ mod tests {
     async fn a_vital_task_may_be_ended_by_its_token_and_by_nothing_else() {
         let lifecycle = Lifecycle::new();
         let end = CancellationToken::new();
-        let task = lifecycle.spawn_vital_until(end.clone(), std::future::pending::<()>());
+        let hangs = lifecycle.spawn_vital_until(end.clone(), std::future::pending::<()>());
+        let looks = lifecycle.spawn_vital_until(end.clone(), end.clone().cancelled_owned());
         end.cancel();
-        task.await.unwrap().unwrap();
+        hangs.await.unwrap().unwrap();
+        looks.await.unwrap().unwrap();
         assert!(!lifecycle.is_draining());
         let task = lifecycle.spawn_vital_until(CancellationToken::new(), async {});
         task.await.unwrap().unwrap();
