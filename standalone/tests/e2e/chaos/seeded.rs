@@ -75,6 +75,7 @@ async fn run(seed: u64, seconds: u64) {
         }
     };
     let in_time = timeout(LIMIT, ended).await.is_ok();
+    stage.assert_all_run();
     clients.shutdown().await;
     let (mut sum, mut wrong) = (Count::default(), Vec::new());
     for (number, room) in world.rooms.iter().enumerate() {
@@ -105,6 +106,7 @@ async fn strike(stage: &mut Stage, kinds: &[Fault], time: Duration, random: &mut
             break;
         }
         stage.strike(fault, random).await;
+        stage.assert_all_run();
         *struck.entry(fault).or_default() += 1;
         sleep(Duration::from_millis(random.random_range(200..=1000))).await;
     }

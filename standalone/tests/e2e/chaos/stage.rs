@@ -47,6 +47,14 @@ impl Stage {
         self.sockets.iter().map(|socket| socket.address).collect()
     }
 
+    /// Nobody ends that was not killed, whatever happens to others.
+    pub(super) fn assert_all_run(&self) {
+        let edges = self.edges.iter().map(|edge| &edge.process);
+        for process in self.fanouts.iter().map(|fanout| &fanout.process).chain(edges) {
+            assert!(process.try_ended().is_none(), "ended by itself:\n{}", process.output());
+        }
+    }
+
     /// Ends with the fault, once what died is there again.
     pub(super) async fn strike(&mut self, fault: Fault, random: &mut StdRng) {
         let moment = Duration::from_millis(random.random_range(200..=1500));
