@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""Breaks checks of the edge one at a time, and expects the test that the contract's table names to fail each time.
+"""Breaks checks one at a time, and expects a test to fail each time: of the edge the one that the contract's table names,
+of the store's fences the chaos test.
 
 Works on a copy of what is committed or changed, with a build folder of its own, so it can run beside other work.
-`make test-deep` runs it; it takes some ten seconds for each mutation after a first build.
+`make test-deep` runs it; it takes some ten seconds for each mutation of the edge after a first build, two minutes for
+each fence. `mutations.py edge` or `mutations.py fences` does one half.
 """
 
+import os
 import pathlib
 import re
 import shutil
@@ -54,11 +57,24 @@ MUTATIONS = [
     ("upgrade/refusal.rs", "StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS =>", "StatusCode::SERVICE_UNAVAILABLE =>", "upgrade::refusal::tests::each_refusal_has_its_headers_and_its_body"),
 ]
 
+# What keeps a store that fails from harm: file below fanout/src, what stands there, what is put in its place.
+FENCES = [
+    # Fencing: all servers look like the one that numbered a room.
+    ("broker/redis/fence.lua", "return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')", "return '0'"),
+    # The epoch check: a page of another epoch is not one of ours.
+    ("room/advance.rs", "if store.epoch == *mine {", "if store.epoch == *mine || !mine.is_empty() {"),
+    # Dedup: what was stored is not stored again.
+    ("broker/redis/publish.lua", "local known = key_ttl ~= '0' and redis.pcall('GET', key)", "local known = false"),
+]
+CHAOS = "chaos::seeded::replay"
+# Of a run that finds all of these.
+CHAOS_SETTINGS = {"SEED": "2", "SECONDS": "60"}
 
-def test(names):
-    """Whether the tests pass; a mutation that does not build is a mistake of this list."""
-    command = ["cargo", "test", "--quiet", "--locked", "-p", "edge", "--lib", "--target-dir", str(COPY / "target"), "--", "--exact", *names]
-    run = subprocess.run(command, cwd=COPY / "tree", capture_output=True, text=True, timeout=1200, check=False)
+
+def test(names, package=("-p", "edge", "--lib"), flags=()):
+    """Whether the tests pass; a mutation that does not build is a mistake of these lists."""
+    command = ["cargo", "test", "--quiet", "--locked", *package, "--target-dir", str(COPY / "target"), "--", "--exact", *flags, *names]
+    run = subprocess.run(command, cwd=COPY / "tree", env={**os.environ, **CHAOS_SETTINGS}, capture_output=True, text=True, timeout=1800, check=False)
     if "could not compile" in run.stderr:
         sys.exit(run.stderr)
     passed = re.search(r"(\d+) passed; (\d+) failed", run.stdout)
@@ -67,8 +83,11 @@ def test(names):
     return run.returncode == 0
 
 
-def main():
-    table = TABLE.read_text()
+def chaos():
+    return test([CHAOS], ("-p", "standalone", "--test", "e2e"), ("--ignored",))
+
+
+def copy():
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
     shutil.rmtree(COPY / "tree", ignore_errors=True)
     for name in filter(None, files):
@@ -77,26 +96,40 @@ def main():
         # With the time of now: what is built of the last mutation must not pass for built of this.
         shutil.copyfile(ROOT / name, target)
 
-    names = sorted({name for *_, name in MUTATIONS})
-    wrong = [f"{name} is not in the contract's table" for name in names if f"`edge::{name}`" not in table]
-    if not test(names):
-        sys.exit("the tests fail before anything is broken")
-    survivors = 0
-    for file, old, new, name in MUTATIONS:
-        path = COPY / "tree" / "edge" / "src" / file
-        text = path.read_text()
-        if text.count(old) != 1:
-            wrong.append(f"{file}: {old!r} stands there {text.count(old)} times")
-            continue
-        path.write_text(text.replace(old, new))
-        survived = test([name])
-        path.write_text(text)
-        survivors += survived
-        print(f"{'SURVIVED' if survived else 'caught'}  {file}: {old}", flush=True)
-    for line in wrong:
-        print("WRONG ", line)
-    print(f"{len(MUTATIONS) - survivors - len(wrong)} caught, {survivors} survived, {len(wrong)} wrong")
-    sys.exit(1 if survivors or wrong else 0)
+
+def survives(crate, file, old, new, passes):
+    """Whether the tests still pass; `None` if the list is wrong."""
+    path = COPY / "tree" / crate / "src" / file
+    text = path.read_text()
+    if text.count(old) != 1:
+        print(f"WRONG  {file}: {old!r} stands there {text.count(old)} times")
+        return None
+    path.write_text(text.replace(old, new))
+    survived = passes()
+    path.write_text(text)
+    print(f"{'SURVIVED' if survived else 'caught'}  {file}: {old}", flush=True)
+    return survived
+
+
+def main():
+    halves = sys.argv[1:] or ["edge", "fences"]
+    copy()
+    found = []
+    if "edge" in halves:
+        table = TABLE.read_text()
+        names = sorted({name for *_, name in MUTATIONS})
+        missing = [name for name in names if f"`edge::{name}`" not in table]
+        if missing:
+            sys.exit(f"not in the contract's table: {missing}")
+        if not test(names):
+            sys.exit("the tests fail before anything is broken")
+        found += [survives("edge", file, old, new, lambda name=name: test([name])) for file, old, new, name in MUTATIONS]
+    if "fences" in halves:
+        if not chaos():
+            sys.exit("the chaos test fails before anything is broken")
+        found += [survives("fanout", file, old, new, chaos) for file, old, new in FENCES]
+    print(f"{found.count(False)} caught, {found.count(True)} survived, {found.count(None)} wrong")
+    sys.exit(0 if all(survived is False for survived in found) else 1)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ pub(super) enum Fault {
     HalfClose(Way),
     /// Everything takes longer for a while.
     Delay(Way),
-    /// Nothing arrives for a while, and nobody is told.
+    /// Nothing arrives for a while, one way or both, and nobody is told.
     Swallow(Way),
     /// What was acknowledged last dies with the primary.
     PromoteLaggingReplica,

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use rand::{Rng as _, rngs::StdRng};
+use rand::{Rng as _, rngs::StdRng, seq::IndexedRandom as _};
 use tokio::time::sleep;
 
 use super::{
@@ -83,8 +83,10 @@ impl Stage {
             }
             Fault::Swallow(way) => {
                 let moment = if way == Way::Store { moment / 3 } else { moment * 3 };
+                let swallow =
+                    *[Proxy::swallow, Proxy::swallow_answers, Proxy::swallow_requests].choose(random).unwrap();
                 let proxy = self.way(way, random).await;
-                proxy.swallow();
+                swallow(proxy);
                 sleep(moment).await;
                 // What was swallowed on a connection leaves it useless, so that it ends with the moment.
                 proxy.heal();
