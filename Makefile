@@ -3,6 +3,10 @@
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
+# What `cargo test --workspace` has built already, of which nothing is then built again. One test is named since without any,
+# or for one package, dependencies have other features, and most of them are built anew.
+BUILD := cargo build --workspace --bins --test bootstrap --locked
+
 .PHONY: run deny test test-valkey test-deploy test-js test-publishers screenshots test-simulation simulate test-deep chaos bench bench-rollout lint tools
 
 run:
@@ -20,7 +24,7 @@ test: tools .venv standalone/tests/conformance/.cases
 
 # The brokers again, with a Valkey in the place of Redis. Debian 12 has none; there is one in a Python package.
 test-valkey: tools .venv
-	PATH="$(CURDIR)/.venv/valkey:$$PATH" cargo test -p fanout --test it --locked -- \
+	PATH="$(CURDIR)/.venv/valkey:$$PATH" cargo test --workspace --test it --test bootstrap --locked -- \
 	on_redis on_sentinel on_cluster redis:: cluster:: sentinel:: failover:: --skip all_histories_being_read
 
 # What ships between a client's socket and the store, on models of clock, randomness, network and store.
@@ -36,25 +40,25 @@ simulate:
 
 # Manifests, images, compose file, alerts: linted, validated, understood, and run with the real binaries.
 test-deploy: tools k8s/tests/.venv k8s/tests/node/node_modules
-	cargo build --locked --workspace --bins
+	$(BUILD)
 	cd k8s/tests && .venv/bin/pytest --quiet -p no:cacheprovider
 
 # The JavaScript client and the demo page: types, format, units, then real processes, in Node and in Chromium.
 test-js: tools clients/js/node_modules
-	cargo build --workspace --bins --locked
+	$(BUILD)
 	cd clients/js && npm run --silent check && npm run --silent build && \
 	ESPIGON_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug" npm run --silent test:all
 
 # The pictures of the demo and the console that README shows, made anew.
 screenshots: tools clients/js/node_modules
-	cargo build --workspace --bins --locked
+	$(BUILD)
 	cd clients/js && npm run --silent build && \
 	ESPIGON_SCREENSHOTS="$(CURDIR)/docs/screenshots" ESPIGON_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug" \
 	npx vitest run --project browser -t fits console demo
 
 # What README tells backends to do, run as it is written there.
 test-publishers: tools clients/publishers/.venv clients/publishers/node_modules
-	cargo build --workspace --bins --locked
+	$(BUILD)
 	cd clients/publishers && ESPIGON_BIN="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug" \
 	.venv/bin/pytest --quiet -p no:cacheprovider
 

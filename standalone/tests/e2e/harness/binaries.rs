@@ -31,6 +31,10 @@ fn build() -> PathBuf {
     cargo.arg(build_directory()).current_dir(repository()).stdout(Stdio::null());
     if directory.ends_with("release") {
         cargo.arg("--release");
+    } else {
+        // With a test, dependencies have the features that `cargo test --workspace` has built them with, and are not
+        // built again.
+        cargo.args(["--test", "bootstrap"]);
     }
     assert!(cargo.status().unwrap().success(), "cargo build --workspace --bins");
     directory
