@@ -63,6 +63,9 @@ pub(crate) enum Command {
         #[arg(long)]
         rooms: usize,
     },
+    /// The floor of handshakes; started by them
+    #[command(hide = true)]
+    HandshakeFloor,
     /// Holds connections; started by others
     #[command(hide = true)]
     Hold {

@@ -9,6 +9,7 @@ mod curves;
 mod fan_out;
 mod floor;
 mod frames;
+mod handshake_floor;
 mod handshakes;
 mod idle;
 mod memory;
@@ -36,6 +37,10 @@ fn main() -> anyhow::Result<()> {
     let command = Arguments::parse().command;
     match command {
         Command::FloorServer { batched, padding, rooms } => return floor::serve(batched, padding, rooms),
+        Command::HandshakeFloor => {
+            service::files::raise_limit()?;
+            return handshake_floor::serve();
+        }
         Command::Show { out, plots } => {
             let figures = Figure::load_all(&out)?;
             println!("{}", table::markdown(&figures));
@@ -70,7 +75,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
             (publish::figure(mode, redis, length, common.repeats).await?, common)
         }
         Command::Hold { to, first_user, count } => return idle::hold(&[to], first_user, count).await,
-        Command::FloorServer { .. } | Command::Show { .. } => return Ok(()),
+        Command::FloorServer { .. } | Command::HandshakeFloor | Command::Show { .. } => return Ok(()),
     };
     figure.print();
     figure.save(&common.out)

@@ -34,10 +34,10 @@ impl Server {
         Self::spawn(name, command)
     }
 
-    /// This program as the floor.
-    pub(crate) fn floor(arguments: &[String]) -> anyhow::Result<Self> {
+    /// This program as the floor of this kind.
+    pub(crate) fn floor(kind: &str, arguments: &[String]) -> anyhow::Result<Self> {
         let mut command = pinned(&std::env::current_exe()?, SERVERS);
-        command.arg("floor-server").args(arguments);
+        command.arg(kind).args(arguments);
         Self::spawn("floor", command)
     }
 

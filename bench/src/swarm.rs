@@ -111,6 +111,8 @@ impl Tally {
 pub(crate) enum Opening {
     /// Nothing: the floor speaks no HTTP.
     Bare,
+    /// Upgrades as a user of its own, and waits for nothing else: what comes next is the floor's silence.
+    Upgraded,
     /// Upgrades as a user of its own, without automatic rooms, and joins this room.
     Room(String),
     /// Upgrades as a user of its own, and waits until it is in its personal room.
@@ -183,6 +185,7 @@ async fn open(to: SocketAddr, user: usize, opening: Opening) -> anyhow::Result<O
     let mut frames = Frames::default();
     match opening {
         Opening::Bare => {}
+        Opening::Upgraded => upgrade(&mut stream, user, true).await?,
         Opening::Room(room) => {
             upgrade(&mut stream, user, false).await?;
             let join = json!({"type": "join", "id": "1", "payload": {"room": room}}).to_string();

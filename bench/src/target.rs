@@ -52,7 +52,7 @@ impl Target {
     pub(crate) async fn floor(load: Load, batched: bool, padding: usize) -> anyhow::Result<Self> {
         let rooms = load.rooms;
         let arguments = [format!("--padding={padding}"), format!("--batched={batched}"), format!("--rooms={rooms}")];
-        let server = Server::floor(&arguments)?;
+        let server = Server::floor("floor-server", &arguments)?;
         let address = server.address("ws")?;
         let mut control = TcpStream::connect(address).await?;
         control.set_nodelay(true)?;

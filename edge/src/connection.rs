@@ -43,13 +43,14 @@ enum Ended {
     Writing(CloseReason),
 }
 
-/// Runs a connection to its end, its write pump having been started. `leftover`: what the client sent right behind its
-/// request for the upgrade.
+/// Welcomes a client, and runs its connection to the end; its write pump is to be started. `answer`: what is to be sent
+/// before the welcome, along with it. `leftover`: what the client sent right behind its request for the upgrade.
 ///
 /// The future is what an idle connection costs. A future has a place for each value that is moved into it or within it,
 /// and for each that it waits for; so what is large, or there only at times, is boxed.
 pub fn run<R>(
     reader: R,
+    answer: &[u8],
     leftover: &[u8],
     guest: Guest,
     outbox: Arc<Outbox>,
@@ -59,7 +60,9 @@ where
     R: AsyncRead + Unpin + Send,
 {
     let reader = ReadPump::new(reader, leftover, context.settings.max_message_bytes);
-    run_to_end(Box::new(Conversation::new(reader, guest, outbox, context)))
+    let conversation = Box::new(Conversation::new(reader, guest, outbox, context));
+    conversation.welcome(answer);
+    run_to_end(conversation)
 }
 
 async fn run_to_end<R>(mut conversation: Box<Conversation<R>>)

@@ -98,7 +98,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     let (watched, until) = (memory.clone(), end.clone());
     lifecycle.spawn(async move { _ = until.run_until_cancelled(watched.watch()).await });
     let sockets = TaskTracker::new();
-    let gate = Gate {
+    let gate = Arc::new(Gate {
         context,
         pumps,
         origins: config.origins(),
@@ -108,7 +108,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
         echoes: Echoes::new(metrics.clone()),
         addresses: config.addresses().map(Arc::new),
         memory: memory.clone(),
-    };
+    });
     let mut router = Router::new().route(CLIENT_PATH, get(upgrade));
     if let Some(path) = config.conformance_path() {
         router = router.route(path, get(conformance));

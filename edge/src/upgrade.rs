@@ -14,11 +14,11 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::Response,
 };
-use bytes::Bytes;
 use futures_util::FutureExt as _;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use service::Lifecycle;
+use service::{
+    Lifecycle,
+    accept::{Switch, Switched},
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -28,7 +28,7 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use crate::{
     auth::{Claims, Origins, TokenError},
     close::CloseReason,
-    connection::{self, Arrival, Context, Guest, Pumps, SocketReader, SocketWriter, split},
+    connection::{self, Arrival, Context, Guest, Pumps, split},
     connections::Place,
     defaults::FAREWELL,
     memory::Memory,
@@ -41,7 +41,7 @@ use handshake::Handshake;
 use refusal::Refusal;
 
 /// What the route needs.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Gate {
     pub context: Arc<Context>,
     pub pumps: Pumps,
@@ -58,7 +58,7 @@ pub struct Gate {
 }
 
 /// The route's handler.
-pub async fn upgrade(State(gate): State<Gate>, request: Request) -> Response {
+pub async fn upgrade(State(gate): State<Arc<Gate>>, request: Request) -> Response {
     let admitted = gate.admit(request).await;
     respond(&gate, admitted)
 }
@@ -71,7 +71,7 @@ fn respond(gate: &Gate, admitted: Result<Response, Refusal>) -> Response {
 }
 
 impl Gate {
-    async fn admit(&self, mut request: Request) -> Result<Response, Refusal> {
+    async fn admit(self: &Arc<Self>, request: Request) -> Result<Response, Refusal> {
         let handshake = Handshake::check(&request)?;
         self.check_state()?;
         self.check_address(&request)?;
@@ -91,15 +91,10 @@ impl Gate {
             Err(refusal) => return Err(refusal.clone()),
         };
         let auto_join = !query_has(&request, "auto_join", "false");
-        let upgraded = hyper::upgrade::on(&mut request);
         let token = token.filter(|_| self.context.authorizer.shows_tokens());
         let guest = verified.map(|claims| guest(claims, token.as_deref(), auto_join, arrival));
         let opening = Opening { guest, place, farewell, tracked: self.sockets.token(), gate: self.clone() };
-        self.lifecycle.spawn(async move {
-            if let Some(socket) = halves(upgraded).await {
-                opening.open(socket);
-            }
-        });
+        switch(&request)?.then(|switched| opening.open(switched));
         Ok(handshake.response())
     }
 
@@ -151,25 +146,10 @@ fn guest(claims: Claims, token: Option<&str>, auto_join: bool, arrival: Arrival)
     Guest { id: id.into(), claims: Arc::new(claims), token: token.unwrap_or_default().into(), auto_join, arrival }
 }
 
-/// The two halves, and what the client sent right behind its request.
-type Socket = (SocketReader, SocketWriter, Bytes);
-
-/// The socket, once the 101 is out; `None` if the client went away before.
-async fn halves(upgraded: OnUpgrade) -> Option<Socket> {
-    let upgraded = match upgraded.await {
-        Ok(upgraded) => upgraded,
-        Err(error) => {
-            tracing::debug!(%error, "upgrade a connection");
-            return None;
-        }
-    };
-    // Our accept loop serves nothing else.
-    let Ok(parts) = upgraded.downcast::<TokioIo<service::Socket>>() else {
-        tracing::error!("an upgraded connection is none of our accept loop's");
-        return None;
-    };
-    let (reader, writer) = split(parts.io.into_inner());
-    Some((reader, writer, parts.read_buf))
+/// The way out of HTTP.
+fn switch(request: &Request) -> Result<&Switch, Refusal> {
+    // Our accept loop always gives one.
+    request.extensions().get().ok_or(Refusal::bad_request("this connection cannot become a WebSocket"))
 }
 
 /// A socket that is about to be the client's.
@@ -179,37 +159,42 @@ struct Opening {
     place: Place,
     farewell: Option<OwnedSemaphorePermit>,
     tracked: TaskTrackerToken,
-    gate: Gate,
+    gate: Arc<Gate>,
 }
 
 impl Opening {
     /// Starts the connection, as a task of its own: it lasts, and what an upgrade needs is given back.
-    fn open(self, (reader, writer, leftover): Socket) {
-        let Self { guest, mut place, farewell, tracked, gate: Gate { context, pumps, lifecycle, .. } } = self;
+    fn open(self, Switched { socket, answer, rest }: Switched) {
+        let Self { guest, mut place, farewell, tracked, gate } = self;
+        let Gate { context, pumps, lifecycle, .. } = &*gate;
+        let (reader, writer) = split(socket);
         let rules = context.outbox_rules.clone();
-        let outbox = match &guest {
-            Ok(guest) => Arc::new(Outbox::new(guest.claims.user.clone(), rules)),
-            Err(_) => Arc::new(Outbox::nobodys(rules)),
-        };
-        place.fill(outbox.clone());
+        // The answer is in the outbox, with what else is said first, before anybody else has the handle, and before the
+        // pump runs: so they leave together, and first.
         match guest {
             Ok(guest) => {
                 context.metrics.accepted.inc();
+                let outbox = Arc::new(Outbox::new(guest.claims.user.clone(), rules));
+                let connection = connection::run(reader, &answer, &rest, guest, outbox.clone(), context.clone());
+                place.fill(outbox.clone());
                 // Its handle was not there yet when the drain began.
                 if lifecycle.is_draining() {
                     outbox.finish(CloseReason::Restarting);
                 }
-                pumps.start(writer, outbox.clone(), context.settings.write_wait);
-                let connection = connection::run(reader, &leftover, guest, outbox, context);
+                pumps.start(writer, outbox, context.settings.write_wait);
                 lifecycle.spawn(connection.map(move |()| drop((place, tracked))));
             }
             Err(refusal) => {
                 context.metrics.refused(refusal.code.as_str());
-                outbox.push(ServerMessage::error(None, refusal.code, refusal.text, None).frame());
+                let outbox = Arc::new(Outbox::nobodys(rules));
+                let error = ServerMessage::error(None, refusal.code, refusal.text, None).frame();
+                outbox.push([answer, error].concat().into());
                 outbox.finish(refusal.close_reason());
+                place.fill(outbox.clone());
                 pumps.start(writer, outbox.clone(), context.settings.write_wait.min(FAREWELL));
+                let context = context.clone();
                 lifecycle.spawn(async move {
-                    connection::farewell(reader, &leftover, &outbox, &context).await;
+                    connection::farewell(reader, &rest, &outbox, &context).await;
                     drop((place, tracked, farewell));
                 });
             }

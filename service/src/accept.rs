@@ -3,8 +3,9 @@
 //! connections at shutdown; so the loop is our own, with axum's router on it.
 
 mod crowd;
+mod switch;
 
-use std::{fmt, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -23,6 +24,8 @@ use tower::ServiceExt as _;
 
 use crate::{Lifecycle, Socket, tls::ServerTls};
 use crowd::Crowd;
+use switch::Holding;
+pub use switch::{Switch, Switched};
 
 /// Connections the kernel keeps for us between two accepts; it caps the number by `net.core.somaxconn` (4096 since 5.4).
 const BACKLOG: i32 = 4096;
@@ -40,7 +43,8 @@ const MAX_OPEN: usize = 2048;
 /// Pause after an accept that failed for want of something (files, memory), so as not to spin on it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Binds a TCP listener. `send_buffer` is set on it so that every accepted socket inherits it.
+/// Binds a TCP listener. What is set on it every accepted socket inherits: `send_buffer`, and that Nagle's algorithm, which
+/// delays small writes, is off.
 pub fn bind(address: SocketAddr, send_buffer: Option<usize>) -> io::Result<TcpListener> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for the old sockets' TIME_WAIT.
@@ -49,20 +53,17 @@ pub fn bind(address: SocketAddr, send_buffer: Option<usize>) -> io::Result<TcpLi
     if let Some(bytes) = send_buffer {
         socket.set_send_buffer_size(bytes)?;
     }
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
 
-/// The next connection, without Nagle's delay. Failures of a single accept are not ours to end on.
+/// The next connection. Failures of a single accept are not ours to end on.
 pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => {
-                // Fails only on a socket that is already gone; its first read will tell.
-                let _ = stream.set_nodelay(true);
-                return (stream, peer);
-            }
+            Ok(accepted) => return accepted,
             Err(error) if is_of_the_peer(&error) => tracing::debug!(%error, "accept a connection"),
             Err(error) => {
                 tracing::error!(%error, "accept a connection");
@@ -127,10 +128,12 @@ impl Http1 {
             (accepted, crowd.enter().await)
         };
         while let Some(((stream, peer), place)) = closing.run_until_cancelled(next()).await {
-            let (speaker, keep_alive) = (place.speaker(), self.keep_alive);
+            let (speaker, keep_alive, switch) = (place.speaker(), self.keep_alive, Switch::default());
+            let asked = switch.clone();
             let service = self.router.clone().map_request(move |mut request: http::Request<hyper::body::Incoming>| {
                 speaker.spoke();
                 request.extensions_mut().insert(ConnectInfo(peer));
+                request.extensions_mut().insert(asked.clone());
                 request
             });
             let service = service.map_response(move |mut response: Response| {
@@ -151,14 +154,17 @@ impl Http1 {
                     Err(error) => return tracing::debug!(%peer, %error, "do a TLS handshake"),
                 };
                 let service = TowerToHyperService::new(service);
-                let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service).with_upgrades());
+                let mut connection = http.serve_connection(TokioIo::new(Holding::new(socket)), service);
                 let served = tokio::select! {
-                    served = connection.as_mut() => served,
+                    served = &mut connection => Some(served),
                     () = place.cut() => return on_cut(Cut::Crowded),
-                    () = closing.cancelled() => {
-                        connection.as_mut().graceful_shutdown();
-                        connection.await
-                    }
+                    () = closing.cancelled() => None,
+                };
+                let served = if let Some(served) = served {
+                    served
+                } else {
+                    Pin::new(&mut connection).graceful_shutdown();
+                    (&mut connection).await
                 };
                 if let Err(error) = served {
                     if error.is_timeout() {
@@ -167,6 +173,9 @@ impl Http1 {
                         on_cut(Cut::Malformed);
                     }
                     tracing::debug!(%peer, %error, "serve an HTTP connection");
+                } else if let Some(take) = switch.take() {
+                    let parts = connection.into_parts();
+                    take(parts.io.into_inner().switched(parts.read_buf));
                 }
             });
         }

@@ -117,7 +117,6 @@ impl<R: AsyncRead + Unpin + Send> Conversation<R> {
 
     /// Returns why the connection is to close.
     pub(super) async fn run(&mut self) -> CloseReason {
-        self.welcome();
         if self.auto_join {
             self.session.auto_join(&mut self.actions);
         }
@@ -165,7 +164,8 @@ impl<R: AsyncRead + Unpin + Send> Conversation<R> {
         }
     }
 
-    fn welcome(&mut self) {
+    /// The client's first message, behind what is to be sent before it.
+    pub(super) fn welcome(&self, answer: &[u8]) {
         let Context { settings, upstream, connections, .. } = &*self.context;
         let claims = &self.claims;
         let automatic = AutomaticRooms::of(claims);
@@ -180,7 +180,8 @@ impl<R: AsyncRead + Unpin + Send> Conversation<R> {
             max_message_bytes: settings.max_message_bytes,
             rooms: &rooms,
         };
-        self.outbox.push(ServerMessage::Welcome { payload }.frame());
+        let welcome = ServerMessage::Welcome { payload }.frame();
+        self.outbox.push(if answer.is_empty() { welcome } else { [answer, &welcome].concat().into() });
         for (name, code) in &automatic.refused {
             let text = "the token's automatic room cannot be joined";
             self.refuse(*code, ServerMessage::error(None, *code, text, Some(name)).frame());

@@ -138,7 +138,7 @@ impl Edge {
         assert!(place.belong_to(&guest.claims.user));
         place.fill(outbox.clone());
         self.pumps.start(writer, outbox.clone(), self.context.settings.write_wait);
-        let connection = run(reader, &[], guest, outbox.clone(), self.context.clone());
+        let connection = run(reader, &[], &[], guest, outbox.clone(), self.context.clone());
         let task = self.lifecycle.spawn(async move {
             connection.await;
             drop(place);

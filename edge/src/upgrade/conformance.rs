@@ -4,11 +4,12 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
+use service::accept::Switched;
 use tokio::sync::Semaphore;
 
-use super::{Gate, Handshake, Refusal, halves, respond};
+use super::{Gate, Handshake, Refusal, respond, switch};
 use crate::{
-    connection,
+    connection::{self, split},
     defaults::{ECHO_OUTBOX, MAX_ECHOES},
     metrics::Metrics,
     outbox::{Outbox, Rules},
@@ -29,29 +30,31 @@ impl Echoes {
 }
 
 /// The handler of `WS_CONFORMANCE_PATH`: any valid handshake is let in, and gets back what it sends.
-pub async fn conformance(State(gate): State<Gate>, request: Request) -> Response {
-    let admitted = gate.admit_echo(request);
+pub async fn conformance(State(gate): State<Arc<Gate>>, request: Request) -> Response {
+    let admitted = gate.admit_echo(&request);
     respond(&gate, admitted)
 }
 
 impl Gate {
-    fn admit_echo(&self, mut request: Request) -> Result<Response, Refusal> {
-        let handshake = Handshake::check(&request)?;
+    fn admit_echo(self: &Arc<Self>, request: &Request) -> Result<Response, Refusal> {
+        let handshake = Handshake::check(request)?;
         self.check_state()?;
-        self.check_address(&request)?;
+        self.check_address(request)?;
         let mut place = self.context.connections.reserve().ok_or(Refusal::OVERLOADED)?;
         let echo = self.echoes.places.clone().try_acquire_owned().map_err(|_| Refusal::OVERLOADED)?;
-        let upgraded = hyper::upgrade::on(&mut request);
         let gate = self.clone();
         let tracked = self.sockets.token();
-        self.lifecycle.spawn(async move {
-            if let Some((reader, writer, leftover)) = halves(upgraded).await {
-                let outbox = Arc::new(Outbox::nobodys(gate.echoes.rules.clone()));
-                place.fill(outbox.clone());
-                gate.pumps.start(writer, outbox.clone(), gate.context.settings.write_wait);
-                connection::echo(reader, &leftover, &outbox, &gate.context).await;
-            }
-            drop((tracked, echo));
+        switch(request)?.then(move |Switched { socket, answer, rest }| {
+            let (reader, writer) = split(socket);
+            let outbox = Arc::new(Outbox::nobodys(gate.echoes.rules.clone()));
+            outbox.push(answer);
+            place.fill(outbox.clone());
+            gate.pumps.start(writer, outbox.clone(), gate.context.settings.write_wait);
+            let lifecycle = gate.lifecycle.clone();
+            lifecycle.spawn(async move {
+                connection::echo(reader, &rest, &outbox, &gate.context).await;
+                drop((place, tracked, echo));
+            });
         });
         Ok(handshake.response())
     }
