@@ -6,24 +6,25 @@ mod report;
 mod streams;
 mod visitor;
 
-use std::sync::Arc;
+use std::{future::ready, sync::Arc};
 
 use axum::{
-    Json, Router,
-    body::Bytes,
+    BoxError, Json, Router,
+    body::{Bytes, HttpBody},
     extract::{
         DefaultBodyLimit, Path, Query, State,
         rejection::{BytesRejection, PathRejection, QueryRejection},
     },
-    http::{HeaderMap, StatusCode},
-    middleware::from_fn_with_state,
+    http::{HeaderMap, Request, StatusCode},
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
+use futures_util::{FutureExt as _, future::Either};
 use proto::{PAGE_BYTES, Position, Room, RoomError};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use tokio_util::sync::CancellationToken;
+use tower::Service as _;
 
 use self::error::HttpError;
 pub(crate) use self::streams::Streams;
@@ -45,7 +46,7 @@ const ROOM_FOR_FRAME: usize = 4 << 10;
 const MAX_LIMIT: u64 = 1000;
 const DEFAULT_LIMIT: u64 = 100;
 
-/// What the handlers need. Cloning shares it.
+/// What the handlers need. A clone is many counters to raise: requests share one.
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
     pub(crate) node: Arc<str>,
@@ -71,20 +72,46 @@ impl Api {
     }
 }
 
-pub(crate) fn router(api: Api) -> Router {
-    let limit = api.publishing.max_body + ROOM_FOR_FRAME;
-    Router::new()
-        .merge(console::router())
-        .route("/v1/rooms/{room}/publications", post(publish).get(history))
-        .route("/v1/rooms/{room}", get(room))
-        .route("/v1/status", get(status))
-        .route("/v1/status/stream", get(status_stream))
-        .route("/v1/remove", post(remove))
-        .fallback(|| async { HttpError::not_found().into_response() })
-        .method_not_allowed_fallback(|| async { HttpError::method_not_allowed().into_response() })
-        .layer(DefaultBodyLimit::max(limit))
-        .layer(from_fn_with_state(api.clone(), visitor::own_pages))
-        .with_state(api)
+/// All of it as a service. Cloning shares it.
+#[derive(Debug, Clone)]
+pub(crate) struct JsonService {
+    api: Arc<Api>,
+    router: Router,
+}
+
+impl JsonService {
+    pub(crate) fn new(api: Api) -> Self {
+        let api = Arc::new(api);
+        let router = Router::new()
+            .merge(console::router())
+            .route("/v1/rooms/{room}/publications", post(publish).get(history))
+            .route("/v1/rooms/{room}", get(room))
+            .route("/v1/status", get(status))
+            .route("/v1/status/stream", get(status_stream))
+            .route("/v1/remove", post(remove))
+            .fallback(|| async { HttpError::not_found().into_response() })
+            .method_not_allowed_fallback(|| async { HttpError::method_not_allowed().into_response() })
+            .with_state(Arc::clone(&api));
+        Self { api, router }
+    }
+
+    /// Judges who asks, and limits the body, before the router: as layers of it they would cost each request more boxes
+    /// and clones than a publication does.
+    pub(crate) fn call<B>(&self, mut request: Request<B>) -> impl Future<Output = Response> + use<B>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        if self.api.keys.is_empty() && visitor::is_strange(request.headers()) {
+            return Either::Left(ready(HttpError::strange_page().into_response()));
+        }
+        DefaultBodyLimit::max(self.api.publishing.max_body + ROOM_FOR_FRAME).apply(&mut request);
+        let answer = self.router.clone().call(request);
+        Either::Right(answer.map(|result| match result {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }))
+    }
 }
 
 /// `{"body":…,"key":…}`. The body's bytes are kept as they are.
@@ -97,7 +124,7 @@ struct Publish<'a> {
 }
 
 async fn publish(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     room: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
     request: Result<Bytes, BytesRejection>,
@@ -154,7 +181,7 @@ struct HistoryQuery {
 }
 
 async fn history(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     room: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
     query: Result<Query<HistoryQuery>, QueryRejection>,
@@ -184,7 +211,7 @@ async fn read(api: &Api, room: &str, headers: &HeaderMap, query: HistoryQuery) -
     Ok(envelope::history(room, &page))
 }
 
-async fn room(State(api): State<Api>, room: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Response {
+async fn room(State(api): State<Arc<Api>>, room: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Response {
     let result = match room {
         Ok(Path(room)) => room_state(&api, &room, &headers).await,
         Err(_) => Err(HttpError::bad_path()),
@@ -200,12 +227,12 @@ async fn room_state(api: &Api, room: &str, headers: &HeaderMap) -> Result<Respon
     Ok(Json(json!({"room": room, "epoch": epoch.as_str(), "seq": seq, "members": members})).into_response())
 }
 
-async fn status(State(api): State<Api>, headers: HeaderMap) -> Response {
+async fn status(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
     let result = api.caller(&headers).map(|_| Json(report::status(&api)).into_response());
     api.counted("GET status", result)
 }
 
-async fn status_stream(State(api): State<Api>, headers: HeaderMap) -> Response {
+async fn status_stream(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
     let result = api.caller(&headers).and_then(|_| api.streams.open(&api));
     api.counted("GET status/stream", result)
 }
@@ -218,7 +245,7 @@ struct Remove {
     room: Option<String>,
 }
 
-async fn remove(State(api): State<Api>, headers: HeaderMap, request: Result<Bytes, BytesRejection>) -> Response {
+async fn remove(State(api): State<Arc<Api>>, headers: HeaderMap, request: Result<Bytes, BytesRejection>) -> Response {
     let result = remove_user(&api, &headers, request).await;
     api.counted("POST remove", result)
 }

@@ -38,7 +38,7 @@ use crate::{
     config::Config,
     dispatcher::{Dispatcher, Instruments},
     grpc::{attach::LinkService, publish::PublisherService, status},
-    http::{self, Api, Streams},
+    http::{Api, JsonService, Streams},
     metrics::{HearingAge, Metrics},
     publishing::Publishing,
     rates::Rates,
@@ -110,7 +110,7 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     let api = listener::spawn(
         api_listener,
         api_tls,
-        node.api_router(lifecycle).await?,
+        node.api_service(lifecycle).await?,
         listener::Kind::Api,
         writes,
         lifecycle,
@@ -236,7 +236,7 @@ impl Node {
         Routes::new(service).prepare().into_axum_router()
     }
 
-    async fn api_router(&self, lifecycle: &Lifecycle) -> anyhow::Result<axum::Router> {
+    async fn api_service(&self, lifecycle: &Lifecycle) -> anyhow::Result<impl listener::Serve + use<>> {
         let keys = self.config.secrets.api_keys.clone();
         let publisher = PublisherServer::new(PublisherService {
             keys: keys.clone(),
@@ -252,7 +252,7 @@ impl Node {
         grpc.add_service(publisher).add_service(health);
         reflection::add(&mut grpc, &keys)?;
         let grpc = grpc.routes().prepare().into_axum_router().layer(map_response(status::too_large_is_invalid));
-        let json = http::router(Api {
+        let json = JsonService::new(Api {
             node: Arc::clone(&self.name),
             keys,
             publishing: self.publishing.clone(),

@@ -7,7 +7,6 @@ use axum::{
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 use service::{Clock, traces::Traces};
-use tower::ServiceExt as _;
 
 use super::*;
 use crate::{
@@ -39,7 +38,7 @@ async fn ask(outcome: Result<u64, StoreError>, head: &str, body: &'static str) -
     };
     let (method, path) = head.split_once(' ').unwrap();
     let request = Request::builder().method(method).uri(path).body(Body::from(body)).unwrap();
-    let response = router(api).oneshot(request).await.unwrap();
+    let response = JsonService::new(api).call(request).await;
     let status = response.status().as_u16();
     let retry = response.headers().get(header::RETRY_AFTER).map(|value| value.to_str().unwrap().to_owned());
     let body = response.into_body().collect().await.unwrap().to_bytes();

@@ -4,24 +4,10 @@
 
 use std::net::IpAddr;
 
-use axum::{
-    extract::{Request, State},
-    http::{HeaderMap, header},
-    middleware::Next,
-    response::{IntoResponse as _, Response},
-};
+use axum::http::{HeaderMap, header};
 
-use super::{Api, error::HttpError};
-
-/// To a node without keys, lets no pages pass but the node's own.
-pub(super) async fn own_pages(State(api): State<Api>, request: Request, next: Next) -> Response {
-    if api.keys.is_empty() && is_strange(request.headers()) {
-        return HttpError::strange_page().into_response();
-    }
-    next.run(request).await
-}
-
-fn is_strange(headers: &HeaderMap) -> bool {
+/// Whether a page that is not the node's own sent the request.
+pub(super) fn is_strange(headers: &HeaderMap) -> bool {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let host = text(header::HOST).unwrap_or_default();
     let foreign = text(header::ORIGIN).is_some_and(|origin| origin.strip_prefix("http://") != Some(host));

@@ -3,8 +3,8 @@
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
-use axum::Router;
-use futures_util::FutureExt as _;
+use axum::{Router, response::Response};
+use futures_util::{FutureExt as _, future::Either};
 use http::{Request, header};
 use hyper::{body::Incoming, rt::Executor};
 use hyper_util::{
@@ -22,12 +22,13 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::server::NamedService;
 use tonic_health::{ServingStatus, server::HealthReporter};
-use tower::ServiceExt as _;
+use tower::Service;
 
 use super::counted::Counted;
 use crate::{
     broker::Broker,
     grpc::publish::PublisherService,
+    http::JsonService,
     metrics::{Metrics, Writes},
 };
 
@@ -82,11 +83,22 @@ impl Listening {
     }
 }
 
-/// Serves the router on every connection until [`Listening::finish`].
+/// What answers requests.
+pub(super) trait Serve:
+    Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+}
+
+impl<S> Serve for S where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+}
+
+/// Serves every connection until [`Listening::finish`].
 pub(super) fn spawn(
     listener: TcpListener,
     tls: Option<Arc<ServerTls>>,
-    router: Router,
+    service: impl Serve,
     kind: Kind,
     writes: &Writes,
     lifecycle: &Lifecycle,
@@ -112,7 +124,7 @@ pub(super) fn spawn(
             };
             let (stream, peer) = accepted;
             let begin = begin(stream, tls.clone(), writes.clone());
-            let connection = serve(begin, builder.clone(), router.clone(), closing.clone());
+            let connection = serve(begin, builder.clone(), service.clone(), closing.clone());
             let connection = aborting.clone().run_until_cancelled_owned(connection);
             let connection = connection.map(move |result| {
                 if let Some(Err(error)) = result {
@@ -136,12 +148,11 @@ async fn begin(stream: TcpStream, tls: Option<Arc<ServerTls>>, writes: Counter) 
 async fn serve(
     begin: impl Future<Output = io::Result<Counted>>,
     builder: Builder<Tasks>,
-    router: Router,
+    service: impl Serve,
     closing: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let Some(socket) = closing.run_until_cancelled(begin).await.transpose()? else { return Ok(()) };
-    let service = TowerToHyperService::new(router.map_request(|request: Request<Incoming>| request));
-    let connection = builder.serve_connection(TokioIo::new(socket), service);
+    let connection = builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service));
     tokio::pin!(connection);
     tokio::select! {
         result = connection.as_mut() => return result,
@@ -184,17 +195,12 @@ where
 }
 
 /// gRPC and JSON on one port.
-pub(super) fn by_content_type(grpc: Router, json: Router) -> Router {
-    let service = tower::service_fn(move |request: axum::extract::Request| {
+pub(super) fn by_content_type(grpc: Router, json: JsonService) -> impl Serve {
+    tower::service_fn(move |request: Request<Incoming>| {
         let content_type = request.headers().get(header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
         let is_grpc = content_type.is_some_and(|value| value.starts_with(b"application/grpc"));
-        let router = if is_grpc { grpc.clone() } else { json.clone() };
-        router.oneshot(request).map(|result| match result {
-            Ok(response) => Ok::<_, Infallible>(response),
-            Err(never) => match never {},
-        })
-    });
-    Router::new().fallback_service(service)
+        if is_grpc { Either::Left(grpc.clone().call(request)) } else { Either::Right(json.call(request).map(Ok)) }
+    })
 }
 
 /// Keeps the gRPC health service, and the metric, in step with the broker and the drain.

@@ -13,21 +13,26 @@ const IN_SENDER: &AsciiSet = &CONTROLS.add(b':').add(b'%');
 pub(super) struct Keys {
     prefix: String,
     db: u32,
+    /// What names of a room's keys and of its channel have before the room: they are made for each publication, and so
+    /// without formatting.
+    key: String,
+    channel: String,
 }
 
 impl Keys {
     pub(super) fn new(prefix: String, db: u32) -> Self {
-        Self { prefix, db }
+        let (key, channel) = (format!("{prefix}:{{"), format!("{prefix}:{db}:{{"));
+        Self { prefix, db, key, channel }
     }
 
     /// Hash: epoch, seq, prev, replication ID.
     pub(super) fn meta(&self, room: &Room) -> String {
-        format!("{}:{{{}}}:meta", self.prefix, escape(room))
+        [&*self.key, &escape(room), "}:meta"].concat()
     }
 
     /// Stream: the publications kept.
     pub(super) fn history(&self, room: &Room) -> String {
-        format!("{}:{{{}}}:history", self.prefix, escape(room))
+        [&*self.key, &escape(room), "}:history"].concat()
     }
 
     /// String: the position of the publication with this key.
@@ -38,7 +43,7 @@ impl Keys {
 
     /// Where a room's publications are announced. Channels know no databases, so the name does.
     pub(super) fn channel(&self, room: &Room) -> String {
-        format!("{}:{}:{{{}}}", self.prefix, self.db, escape(room))
+        [&*self.channel, &escape(room), "}"].concat()
     }
 
     /// String: who the store is.
@@ -78,12 +83,8 @@ impl Keys {
 
     /// The room that is announced on a channel; `None` if it is none of ours.
     pub(super) fn room_of(&self, channel: &str) -> Option<Room> {
-        let rest = channel.strip_prefix(&self.prefix)?.strip_prefix(':')?;
-        let (db, rest) = rest.split_once(":{")?;
-        if db.parse() != Ok(self.db) {
-            return None;
-        }
-        let name = percent_decode_str(rest.strip_suffix('}')?).decode_utf8().ok()?;
+        let name = channel.strip_prefix(&self.channel)?.strip_suffix('}')?;
+        let name = percent_decode_str(name).decode_utf8().ok()?;
         Room::try_new(&name).ok()
     }
 }

@@ -3,6 +3,7 @@
 //! newer.
 
 pub(super) mod batch;
+pub(super) mod pace;
 
 use std::{
     sync::{
@@ -20,7 +21,10 @@ use tokio::{
     time::{Instant, interval, sleep_until},
 };
 
-use self::batch::{Batch, Batches};
+use self::{
+    batch::{Batch, Batches},
+    pace::Pace,
+};
 use super::{commands::Commands, keys::Keys, script::Scripts};
 use crate::{
     broker::{Announcement, Events, Keep, NewPublication, Pending, Receipt, StoreError},
@@ -44,10 +48,6 @@ pub(super) const BATCH: usize = 8 * CALL;
 
 /// Batches under way: while Redis works on one, the next is made and the last one's receipts are handed out.
 pub(super) const DEPTH: usize = 4;
-
-/// At least so long between two batches that are not full. The first after a pause goes at once; under load, publications
-/// share round trips.
-pub(super) const PACE: Duration = Duration::from_millis(1);
 
 /// How long receipts wait before they are said as announcements; the real ones should be there by then.
 pub(super) const SAY_RECEIPTS: Duration = Duration::from_millis(250);
@@ -189,7 +189,7 @@ impl Pump {
     pub(super) async fn run(mut self) {
         let mut waiting: Vec<Job> = Vec::new();
         let mut batches = Batches::default();
-        let mut due = Instant::now();
+        let mut pace = Pace::new(Instant::now());
         let mut say = interval(SAY_RECEIPTS);
         loop {
             let place = batches.len() < DEPTH;
@@ -203,12 +203,13 @@ impl Pump {
                     if count == 0 {
                         return;
                     }
+                    pace.came(Instant::now());
                 }
-                () = sleep_until(due), if !idle && place => {}
+                () = sleep_until(pace.due()), if !idle && place => {}
             }
             let now = Instant::now();
-            if batches.len() < DEPTH && !waiting.is_empty() && (waiting.len() == BATCH || now >= due) {
-                due = now + PACE;
+            if batches.len() < DEPTH && !waiting.is_empty() && pace.is_due(waiting.len(), now) {
+                pace.sent(waiting.len(), now);
                 self.send(std::mem::take(&mut waiting), &mut batches).await;
             }
         }

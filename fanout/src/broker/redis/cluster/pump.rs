@@ -21,8 +21,9 @@ use crate::broker::{
         connect::Connection,
         primary::Primary,
         publish::{
-            BATCH, CALL, DEPTH, Job, PACE, SAY_RECEIPTS, Shared,
+            BATCH, CALL, DEPTH, Job, SAY_RECEIPTS, Shared,
             batch::{Outcome, outcome},
+            pace::Pace,
         },
     },
 };
@@ -35,7 +36,14 @@ struct Lane {
     primary: Arc<Primary>,
     waiting: VecDeque<Job>,
     under_way: VecDeque<UnderWay>,
-    due: Instant,
+    pace: Pace,
+}
+
+impl Lane {
+    fn push(&mut self, job: Job) {
+        self.pace.came(Instant::now());
+        self.waiting.push_back(job);
+    }
 }
 
 /// A batch: calls of one room each.
@@ -109,7 +117,7 @@ impl Pump {
     fn due(&self) -> Option<Instant> {
         let lanes = self.lanes.iter().filter(|lane| !lane.waiting.is_empty() && lane.under_way.len() < DEPTH);
         let again = self.waiting.iter().filter_map(|room| self.rooms.get(room)?.again_at);
-        lanes.map(|lane| lane.due).chain(again).min()
+        lanes.map(|lane| lane.pace.due()).chain(again).min()
     }
 
     fn owner(&self, room: &Room) -> Option<Arc<Primary>> {
@@ -126,13 +134,13 @@ impl Pump {
             }
             open.on_lane += 1;
             let primary = Arc::clone(&open.primary);
-            return self.lane(&primary).waiting.push_back(job);
+            return self.lane(&primary).push(job);
         }
         let Some(primary) = owner else {
             self.shared.moved.notify_one();
             return self.shared.settle(job, Err(StoreError::Unavailable));
         };
-        self.lane(&primary).waiting.push_back(job);
+        self.lane(&primary).push(job);
         let open = Open { primary, on_lane: 1, back: Vec::new(), held: Vec::new(), again_at: None };
         self.rooms.insert(room, open);
     }
@@ -140,8 +148,8 @@ impl Pump {
     fn lane(&mut self, primary: &Arc<Primary>) -> &mut Lane {
         let known = self.lanes.iter().position(|lane| Arc::ptr_eq(&lane.primary, primary));
         let index = known.unwrap_or_else(|| {
-            let (primary, due) = (Arc::clone(primary), Instant::now());
-            self.lanes.push(Lane { primary, waiting: VecDeque::new(), under_way: VecDeque::new(), due });
+            let (primary, pace) = (Arc::clone(primary), Pace::new(Instant::now()));
+            self.lanes.push(Lane { primary, waiting: VecDeque::new(), under_way: VecDeque::new(), pace });
             self.lanes.len() - 1
         });
         &mut self.lanes[index]
@@ -151,12 +159,11 @@ impl Pump {
     async fn send(&mut self, index: usize) {
         let now = Instant::now();
         let lane = &mut self.lanes[index];
-        let full = lane.waiting.len() >= BATCH;
-        if lane.waiting.is_empty() || lane.under_way.len() >= DEPTH || !(full || lane.due <= now) {
+        let count = lane.waiting.len().min(BATCH);
+        if count == 0 || lane.under_way.len() >= DEPTH || !lane.pace.is_due(count, now) {
             return;
         }
-        lane.due = now + PACE;
-        let count = lane.waiting.len().min(BATCH);
+        lane.pace.sent(count, now);
         let jobs: Vec<Job> = lane.waiting.drain(..count).collect();
         let connection = lane.primary.commands.connection();
         let mut calls: Vec<Vec<Job>> = Vec::new();
