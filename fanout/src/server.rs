@@ -5,8 +5,8 @@ mod counted;
 mod drain;
 mod listener;
 mod reflection;
+mod talk;
 
-#[cfg(simulation)]
 pub(crate) use self::drain::leave_links;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -254,8 +254,7 @@ impl Node {
         let mut grpc = Routes::builder();
         grpc.add_service(publisher).add_service(health);
         reflection::add(&mut grpc, &keys)?;
-        let grpc = grpc.routes().prepare().into_axum_router().layer(map_response(status::too_large_is_invalid));
-        let json = http::router(Api {
+        let api = Api {
             node: Arc::clone(&self.name),
             keys,
             publishing: self.publishing.clone(),
@@ -263,7 +262,13 @@ impl Node {
             rates: self.rates.clone(),
             streams: Streams::default(),
             drain: lifecycle.drain().clone(),
-        });
-        Ok(listener::by_content_type(grpc, json))
+        };
+        Ok(publish_api(grpc.routes(), api))
     }
+}
+
+/// The publish API: gRPC and JSON on one port.
+pub(crate) fn publish_api(grpc: Routes, api: Api) -> axum::Router {
+    let grpc = grpc.prepare().into_axum_router().layer(map_response(status::too_large_is_invalid));
+    listener::by_content_type(grpc, http::router(api))
 }
