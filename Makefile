@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # or for one package, dependencies have other features, and most of them are built anew.
 BUILD := cargo build --workspace --bins --test bootstrap --locked
 
-.PHONY: run deny test test-valkey test-deploy test-js test-publishers screenshots test-simulation simulate test-deep chaos bench bench-rollout lint tools
+.PHONY: run deny test test-valkey test-deploy test-js test-publishers screenshots test-simulation simulate test-deep fuzz chaos bench bench-rollout lint tools
 
 run:
 	cargo run --locked
@@ -67,9 +67,27 @@ test-publishers: tools clients/publishers/.venv clients/publishers/node_modules
 test-deep: tools
 	$(MAKE) deny
 	python3 standalone/tests/mutations.py
+	SECONDS=120 $(MAKE) fuzz
 	cargo test --release -p edge --lib --locked -- --ignored deep_ --nocapture
 	cargo test --release -p standalone --test e2e --locked -- --ignored deep_
 	FROM=$$(date +%s) SECONDS=300 $(SIMULATION) --ignored --exact --nocapture seeds::explore
+
+# Fuzz targets guided by coverage: libFuzzer, with the compiler's own instrumentation, for which no nightly is needed.
+# What is found is in fuzz/findings: make fuzz TARGETS=publish SECONDS=600
+TARGETS = client socket from_edge from_fanout publish settings
+GUIDED = target/fuzz/$(HOST)/simulation/guided
+HOST = $(shell rustc -vV | sed -n 's/host: //p')
+COVERAGE := -Cpasses=sancov-module -Ccodegen-units=1 -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares
+
+fuzz:
+	RUSTFLAGS="$(COVERAGE)" cargo build -p fuzz --features guided --bin guided --profile simulation --locked \
+	--target $(HOST) --target-dir target/fuzz
+	mkdir -p fuzz/findings
+	for target in $(TARGETS); do mkdir -p target/fuzz/corpus/$$target; TARGET=$$target $(GUIDED) \
+	-max_total_time=$${SECONDS:-60} -max_len=4096 -artifact_prefix=fuzz/findings/$$target- \
+	target/fuzz/corpus/$$target $$(ls -d fuzz/corpus/$$target 2> /dev/null) || exit; done
 
 # Real processes under faults from a seed, which is printed: make chaos SECONDS=600 SEED=7
 chaos: tools

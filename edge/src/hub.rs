@@ -23,7 +23,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use proto::{Position, Room, wire};
+use proto::{MAX_SEQ, Position, Room, wire};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use service::{Clock, RandomState, limit};
 use tokio::{
@@ -195,13 +195,15 @@ impl Hub {
     /// A run of publications that a link brought.
     pub fn publications(&self, publications: wire::Publications) {
         let wire::Publications { room, epoch, first_seq, entries } = publications;
+        let first_seq = first_seq.min(MAX_SEQ);
         let bytes = entries.iter().map(Bytes::len).sum();
         let shard = self.shard(&room);
         self.hand_over_bytes(shard, bytes, Command::Publications { room, epoch, first_seq, entries, bytes });
     }
 
     /// A page of a room's history, or why there is none.
-    pub fn page(&self, from: LinkId, result: wire::ReadResult) {
+    pub fn page(&self, from: LinkId, mut result: wire::ReadResult) {
+        result.first_seq = result.first_seq.min(MAX_SEQ);
         let bytes = result.entries.iter().map(Bytes::len).sum();
         self.hand_over_bytes(self.shard(&result.room), bytes, Command::Page { from, result, bytes });
     }

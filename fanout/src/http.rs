@@ -201,9 +201,7 @@ async fn read(api: &Api, room: &str, headers: &HeaderMap, query: HistoryQuery) -
     let (from, items) = match (query.last, query.epoch, query.after) {
         (Some(last), None, None) => (ReadFrom::Last(last.min(MAX_LIMIT)), last.clamp(1, MAX_LIMIT)),
         (None, None, None) => (ReadFrom::Oldest, limit),
-        (None, epoch, Some(after)) => {
-            (ReadFrom::After(Position::new(&epoch.unwrap_or_default(), after.min(1 << 53))), limit)
-        }
+        (None, epoch, Some(after)) => (ReadFrom::After(Position::new(&epoch.unwrap_or_default(), after)), limit),
         _ => return Err(HttpError::bad_request("either epoch and after, or last, or none of them")),
     };
     let limit = PageLimit { items: usize::try_from(items).unwrap_or(1), bytes: PAGE_BYTES };

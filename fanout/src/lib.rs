@@ -28,7 +28,6 @@ mod removals;
 mod room;
 mod routing;
 mod server;
-#[cfg(simulation)]
 pub mod simulation;
 
 pub use server::{Bound, serve};

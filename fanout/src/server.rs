@@ -5,14 +5,19 @@ mod counted;
 mod drain;
 mod listener;
 mod reflection;
+mod talk;
 
-#[cfg(simulation)]
 pub(crate) use self::drain::leave_links;
+use self::listener::Serve;
 
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
-use axum::middleware::map_response;
+use axum::{
+    BoxError,
+    body::{Bytes, HttpBody},
+    middleware::map_response,
+};
 use prometheus_client::registry::Registry;
 use proto::{
     MAX_LINK_MESSAGE_BYTES, VERSION,
@@ -236,7 +241,7 @@ impl Node {
         Routes::new(service).prepare().into_axum_router()
     }
 
-    async fn api_service(&self, lifecycle: &Lifecycle) -> anyhow::Result<impl listener::Serve + use<>> {
+    async fn api_service(&self, lifecycle: &Lifecycle) -> anyhow::Result<impl Serve + use<>> {
         let keys = self.config.secrets.api_keys.clone();
         let publisher = PublisherServer::new(PublisherService {
             keys: keys.clone(),
@@ -251,8 +256,7 @@ impl Node {
         let mut grpc = Routes::builder();
         grpc.add_service(publisher).add_service(health);
         reflection::add(&mut grpc, &keys)?;
-        let grpc = grpc.routes().prepare().into_axum_router().layer(map_response(status::too_large_is_invalid));
-        let json = JsonService::new(Api {
+        let api = Api {
             node: Arc::clone(&self.name),
             keys,
             publishing: self.publishing.clone(),
@@ -260,7 +264,16 @@ impl Node {
             rates: self.rates.clone(),
             streams: Streams::default(),
             drain: lifecycle.drain().clone(),
-        });
-        Ok(listener::by_content_type(grpc, json))
+        };
+        Ok(publish_api(grpc.routes(), api))
     }
+}
+
+/// The publish API: gRPC and JSON on one port.
+pub(crate) fn publish_api<B>(grpc: Routes, api: Api) -> impl Serve<B>
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let grpc = grpc.prepare().into_axum_router().layer(map_response(status::too_large_is_invalid));
+    listener::by_content_type(grpc, JsonService::new(api))
 }

@@ -1,30 +1,35 @@
-//! A node without listeners, for the simulation: what serves links and publishers, on a broker of the caller's.
+//! A node without listeners, for the simulation and the fuzz targets: what serves links and publishers, on a broker of the
+//! caller's.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
+use axum::{body::Body, http::Request, response::Response};
 use bytes::Bytes;
 use futures_util::{Stream, stream::BoxStream};
 use prometheus_client::registry::Registry;
 use proto::{
     VERSION,
-    wire::{EdgeMessage, FanoutHello, FanoutMessage},
+    wire::{EdgeMessage, FanoutHello, FanoutMessage, publisher_server::PublisherServer},
 };
 use service::{Clock, Lifecycle, traces::Traces};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Status, service::Routes};
+use tower::Service;
 
 use crate::{
     attachments::Attachments,
-    auth::LinkToken,
+    auth::{ApiKeys, LinkToken},
     broker::{Broker, Events, Receipt, StoreError},
     defaults::{HOLD, LINK_DRAIN},
     dispatcher::{Dispatcher, Instruments},
-    grpc::attach::LinkService,
+    grpc::{attach::LinkService, publish::PublisherService},
+    http::{Api, Streams},
     metrics::Metrics,
     publishing::{Offer, PublishError, Publishing},
+    rates::Rates,
     removals::Removals,
-    server::leave_links,
+    server::{leave_links, publish_api},
 };
 
 /// How the node is set up.
@@ -41,6 +46,7 @@ pub struct Settings {
 pub struct Node {
     service: LinkService,
     publishing: Publishing,
+    rates: Rates,
 }
 
 impl Node {
@@ -78,6 +84,7 @@ impl Node {
             publishing: publishing.clone(),
             lifecycle: lifecycle.clone(),
         };
+        let rates = Rates::spawn(Arc::clone(&publishing.metrics), lifecycle, end.clone());
         let drain = lifecycle.drain().clone();
         lifecycle.spawn(async move {
             drain.cancelled().await;
@@ -88,7 +95,7 @@ impl Node {
             }
             end.cancel();
         });
-        Self { service, publishing }
+        Self { service, publishing, rates }
     }
 
     /// Attaches an edge: what it says, and what it is told.
@@ -97,6 +104,19 @@ impl Node {
         said: impl Stream<Item = Result<EdgeMessage, Status>> + Send + Unpin + 'static,
     ) -> Result<BoxStream<'static, Result<FanoutMessage, Status>>, Status> {
         self.service.open(said)
+    }
+
+    /// The publish API, for everybody.
+    pub fn api(
+        &self,
+    ) -> impl Service<Request<Body>, Response = Response, Error = Infallible, Future: Send> + Clone + use<> {
+        let LinkService { hello, attachments, lifecycle, .. } = &self.service;
+        let (keys, drain) = (ApiKeys::default(), lifecycle.drain().clone());
+        let publishing = self.publishing.clone();
+        let publisher = PublisherService { keys: keys.clone(), publishing: publishing.clone(), drain: drain.clone() };
+        let (node, attachments, rates) = (hello.node.as_str().into(), attachments.clone(), self.rates.clone());
+        let api = Api { node, keys, publishing, attachments, rates, streams: Streams::default(), drain };
+        publish_api(Routes::new(PublisherServer::new(publisher)), api)
     }
 
     /// Publishes as the publish API does.

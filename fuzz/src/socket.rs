@@ -25,7 +25,7 @@ pub fn run(bytes: &[u8]) {
 }
 
 /// A frame of a client, masked.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [1, 2, 3, 4];
     let length = u16::try_from(payload.len()).unwrap_or(u16::MAX);
     let mut frame = vec![first];

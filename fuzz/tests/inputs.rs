@@ -2,7 +2,13 @@
 //! ones every time.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::{fs, panic::catch_unwind, path::Path};
+use std::{
+    cell::Cell,
+    fs,
+    panic::{catch_unwind, set_hook, take_hook},
+    path::Path,
+    sync::Once,
+};
 
 use fuzz::{Target, target};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as _};
@@ -13,13 +19,26 @@ const LONGEST: usize = 4096;
 fn known(target: &Target) -> Vec<Vec<u8>> {
     let mut inputs = (target.seeds)();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target.name);
-    let mut kept: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut kept: Vec<_> = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
     kept.sort();
     inputs.extend(kept.iter().map(|path| fs::read(path).unwrap()));
     inputs
 }
 
+thread_local! {
+    /// Something panicked, in a task perhaps, where nobody sees it: all of a target's run on its test's thread.
+    static PANICKED: Cell<bool> = const { Cell::new(false) };
+}
+
 fn run(name: &str, changed: usize) {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let hook = take_hook();
+        set_hook(Box::new(move |panic| {
+            PANICKED.set(true);
+            hook(panic);
+        }));
+    });
     let target = target(name).unwrap();
     let known = known(&target);
     for input in &known {
@@ -55,7 +74,11 @@ fn change(input: &mut Vec<u8>, known: &[Vec<u8>], rng: &mut SmallRng) {
 }
 
 fn attempt(target: &Target, input: &[u8]) {
-    if let Err(panic) = catch_unwind(|| (target.run)(input)) {
+    let result = catch_unwind(|| {
+        (target.run)(input);
+        assert!(!PANICKED.get(), "a task panicked");
+    });
+    if let Err(panic) = result {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("findings");
         fs::create_dir_all(&folder).unwrap();
         let path = folder.join(format!("{}-found", target.name));
@@ -73,6 +96,21 @@ fn client() {
 #[test]
 fn socket() {
     run("socket", 3_000);
+}
+
+#[test]
+fn from_edge() {
+    run("from_edge", 3_000);
+}
+
+#[test]
+fn from_fanout() {
+    run("from_fanout", 3_000);
+}
+
+#[test]
+fn publish() {
+    run("publish", 4_000);
 }
 
 #[test]

@@ -11,7 +11,7 @@ mod room;
 mod stamp;
 
 pub use key::{Key, KeyError};
-pub use position::{Epoch, Position};
+pub use position::{Epoch, MAX_SEQ, Position};
 pub use room::{Room, RoomError};
 pub use stamp::Stamp;
 

@@ -55,9 +55,13 @@ pub struct Position {
     pub seq: u64,
 }
 
+/// Largest `seq`: no store and no browser numbers exactly beyond it, and no sum of what a peer says overflows.
+pub const MAX_SEQ: u64 = 1 << 53;
+
 impl Position {
+    /// A `seq` that cannot be is taken for the largest.
     pub fn new(epoch: &str, seq: u64) -> Self {
-        Self { epoch: Epoch::new(epoch), seq }
+        Self { epoch: Epoch::new(epoch), seq: seq.min(MAX_SEQ) }
     }
 }
 
@@ -88,6 +92,14 @@ mod tests {
         assert_eq!(Epoch::new("1f-00ff").generation(), 31);
         assert_eq!(Epoch::default().generation(), 0);
         assert_eq!(Epoch::new("nonsense").generation(), 0);
+    }
+
+    #[test]
+    fn sums_of_a_seq_do_not_overflow() {
+        let wire = wire::Position { epoch: "1-a".into(), seq: u64::MAX };
+        for position in [Position::new("1-a", u64::MAX), wire.into()] {
+            assert_eq!(position.seq, MAX_SEQ);
+        }
     }
 
     #[test]

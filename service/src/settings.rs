@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser, error::ErrorKind};
+use clap::{
+    Args, Parser,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 
 use crate::{
     telemetry::{LogFormat, parse_level},
@@ -84,9 +87,26 @@ pub(crate) fn refused(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    let text = error.to_string();
-    let line = text.split("\n\n").next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
-    refuse(line.trim_start_matches("error: "))
+    refuse(line(error))
+}
+
+/// The error in one line. It quotes what was given, but nothing that credentials may be a part of, as in
+/// `http://user:password@host`.
+pub fn line(error: &clap::Error) -> String {
+    let mut text = error.to_string();
+    for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg] {
+        let Some(ContextValue::String(given)) = error.get(kind) else { continue };
+        // Lists are quoted by their entries.
+        for part in std::iter::once(&**given).chain(given.split(',').map(str::trim)) {
+            if part.contains('@') {
+                text = text.replace(part, "…").replace(&part.escape_debug().to_string(), "…");
+            }
+        }
+    }
+    // Parsers may quote a part of a part, such as what follows http://.
+    let words = text.split("\n\n").next().unwrap_or_default().split_whitespace();
+    let line = words.map(|word| if word.contains('@') { "…" } else { word }).collect::<Vec<_>>().join(" ");
+    line.trim_start_matches("error: ").to_owned()
 }
 
 /// Prints why the settings are refused, and returns the exit code that says so.
@@ -207,6 +227,25 @@ mod tests {
         assert_eq!(listen_address(":7000"), Ok(([127, 0, 0, 1], 7000).into()));
         assert_eq!(listen_address("[::1]:80").map(|a| a.port()), Ok(80));
         assert!(listen_address("localhost:80").is_err());
+    }
+
+    #[test]
+    fn a_refusal_does_not_quote_credentials() {
+        #[derive(Debug, Parser)]
+        struct Flags {
+            #[arg(long, value_parser = |text: &str| Err::<String, _>(format!("{:?} is none", text.trim_start_matches("http://"))))]
+            url: String,
+        }
+        let refused = |args: &[&str]| line(&Flags::try_parse_from([&["tier"], args].concat()).unwrap_err());
+        assert_eq!(refused(&["--url", "ftp:x"]), "invalid value 'ftp:x' for '--url <URL>': \"ftp:x\" is none");
+        for secret in ["http://u:s3cret@b", "http://a,http://u:s3cret\"\n@b", "x, u:s3cret@b", "http://s3cret@a:1/"] {
+            let line = refused(&["--url", secret]);
+            assert!(line.starts_with("invalid value '") && line.contains("--url"), "{line}");
+            assert!(!line.contains("s3cret") && !line.contains('\n'), "{line}");
+        }
+        for stray in [&["http://u:s3cret@b"][..], &["--key=shop:s3cret@b"], &["--", "u:s3cret@b"]] {
+            assert!(!refused(stray).contains("s3cret"), "{stray:?}");
+        }
     }
 
     #[test]

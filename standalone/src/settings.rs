@@ -132,11 +132,7 @@ impl Settings {
 
 fn parse<T: Parser>(tier: &str, flags: impl IntoIterator<Item = String>) -> Result<T, String> {
     let args = std::iter::once(tier.to_owned()).chain(flags);
-    T::try_parse_from(args).map_err(|error| {
-        let text = error.to_string();
-        let line = text.lines().next().unwrap_or_default();
-        line.trim_start_matches("error: ").to_owned()
-    })
+    T::try_parse_from(args).map_err(|error| settings::line(&error))
 }
 
 fn random_secret() -> Secret {

@@ -30,9 +30,6 @@ use crate::{
     publishing::Publishing,
 };
 
-/// Largest `seq` taken from an edge: beyond it no store could number exactly, and sums could overflow.
-const MAX_SEQ: u64 = 1 << 53;
-
 /// Longest epoch taken from an edge.
 const MAX_EPOCH_BYTES: usize = 128;
 
@@ -272,7 +269,7 @@ fn held(kind: Out, permit: OwnedSemaphorePermit) -> Control {
 fn position(wire: &proto::wire::Position) -> Position {
     // No broker makes such an epoch; it need not be kept to be known as another one.
     let epoch = if wire.epoch.len() > MAX_EPOCH_BYTES { "?" } else { &wire.epoch };
-    Position::new(epoch, wire.seq.min(MAX_SEQ))
+    Position::new(epoch, wire.seq)
 }
 
 impl std::fmt::Debug for Inbound {

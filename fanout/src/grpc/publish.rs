@@ -6,7 +6,7 @@ use std::{pin::Pin, sync::Arc};
 
 use futures_util::Stream;
 use proto::{
-    PAGE_BYTES, Position, Room,
+    PAGE_BYTES, Room,
     wire::{
         HistoryRequest, HistoryResponse, PublishError as WireError, PublishManyRequest, PublishManyResponse,
         PublishRequest, PublishResponse, PublishResult, RemoveRequest, RemoveResponse, publish_result,
@@ -107,7 +107,7 @@ impl PublisherService {
         let limit = if limit == 0 { DEFAULT_HISTORY } else { limit.min(MAX_HISTORY) };
         let (from, items) = match after {
             _ if last > 0 => (ReadFrom::Last(last.min(MAX_HISTORY).into()), last.min(MAX_HISTORY)),
-            Some(after) => (ReadFrom::After(bounded(after.into())), limit),
+            Some(after) => (ReadFrom::After(after.into()), limit),
             None => (ReadFrom::Oldest, limit),
         };
         let limit = PageLimit { items: usize::try_from(items).unwrap_or(1), bytes: PAGE_BYTES };
@@ -157,11 +157,6 @@ impl Publisher for PublisherService {
 fn traceparent<'a>(of_request: &'a str, metadata: &'a MetadataMap) -> &'a str {
     let of_call = || metadata.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default();
     if of_request.is_empty() { of_call() } else { of_request }
-}
-
-/// A `seq` that no sum overflows.
-fn bounded(position: Position) -> Position {
-    Position { seq: position.seq.min(1 << 53), ..position }
 }
 
 fn offer<'a>(from: &Arc<str>, request: &'a PublishRequest, begun: Begun) -> Offer<'a> {

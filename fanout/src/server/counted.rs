@@ -1,4 +1,5 @@
-//! A socket whose writes are counted: each is a system call, so that what is joined into one shows.
+//! A socket whose writes are counted: each is a system call, so that what is joined into one shows. And what it is about
+//! is followed, if that is limited.
 
 use std::{
     io::{self, IoSlice},
@@ -10,16 +11,22 @@ use prometheus_client::metrics::counter::Counter;
 use service::socket::Socket;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::talk::Talk;
+
 /// See the module.
 pub(super) struct Counted {
     pub(super) socket: Socket,
     pub(super) writes: Counter,
+    pub(super) talk: Option<Talk>,
 }
 
 impl Counted {
     fn count<T>(&self, written: Poll<T>) -> Poll<T> {
         if written.is_ready() {
             self.writes.inc();
+            if let Some(talk) = &self.talk {
+                talk.wrote();
+            }
         }
         written
     }
@@ -27,7 +34,12 @@ impl Counted {
 
 impl AsyncRead for Counted {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(cx, into)
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.socket).poll_read(cx, into);
+        if let Some(talk) = &self.talk {
+            talk.read(&into.filled()[before..]);
+        }
+        read
     }
 }
 

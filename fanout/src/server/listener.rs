@@ -3,7 +3,11 @@
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
-use axum::{Router, response::Response};
+use axum::{
+    BoxError, Router,
+    body::{Bytes, HttpBody},
+    response::Response,
+};
 use futures_util::{FutureExt as _, future::Either};
 use http::{Request, header};
 use hyper::{body::Incoming, rt::Executor};
@@ -17,23 +21,24 @@ use proto::wire::publisher_server::PublisherServer;
 use service::{Lifecycle, accept, tls::ServerTls};
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::Semaphore,
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::server::NamedService;
 use tonic_health::{ServingStatus, server::HealthReporter};
-use tower::Service;
+use tower::{Service, ServiceExt as _};
 
-use super::counted::Counted;
+use super::{
+    counted::Counted,
+    talk::{HEAD_TIMEOUT, Talk},
+};
 use crate::{
     broker::Broker,
     grpc::publish::PublisherService,
     http::JsonService,
     metrics::{Metrics, Writes},
 };
-
-/// From a connection's start to its first byte, and from the end of a response to the end of the next request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Largest head of a request, and so hyper's read buffer for HTTP/1.1.
 const MAX_HEAD_BYTES: usize = 16 << 10;
@@ -50,6 +55,9 @@ const MAX_STREAMS: u32 = 1024;
 
 /// An HTTP/2 connection of a backend that answers no ping for so long is closed. Links have beats of their own.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// Connections of backends that may be quiet for longer than a few seconds: an idle one holds some 20 KiB.
+const QUIET_PLACES: usize = 1024;
 
 /// How often the broker is looked at for the health service.
 const HEALTH_CHECK: Duration = Duration::from_secs(1);
@@ -84,13 +92,13 @@ impl Listening {
 }
 
 /// What answers requests.
-pub(super) trait Serve:
-    Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
+pub(crate) trait Serve<B = Incoming>:
+    Service<Request<B>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
 {
 }
 
-impl<S> Serve for S where
-    S: Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
+impl<S, B> Serve<B> for S where
+    S: Service<Request<B>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
 {
 }
 
@@ -116,6 +124,7 @@ pub(super) fn spawn(
         Kind::Link => writes.link.clone(),
         Kind::Api => writes.api.clone(),
     };
+    let quiet = Arc::new(Semaphore::new(QUIET_PLACES));
     lifecycle.spawn(async move {
         loop {
             let accepted = tokio::select! {
@@ -123,8 +132,10 @@ pub(super) fn spawn(
                 accepted = accept::accept(&listener) => accepted,
             };
             let (stream, peer) = accepted;
-            let begin = begin(stream, tls.clone(), writes.clone());
-            let connection = serve(begin, builder.clone(), service.clone(), closing.clone());
+            // Links have beats.
+            let talk = (kind == Kind::Api).then(Talk::new);
+            let begin = begin(stream, tls.clone(), writes.clone(), talk);
+            let connection = serve(begin, builder.clone(), service.clone(), Arc::clone(&quiet), closing.clone());
             let connection = aborting.clone().run_until_cancelled_owned(connection);
             let connection = connection.map(move |result| {
                 if let Some(Err(error)) = result {
@@ -138,24 +149,47 @@ pub(super) fn spawn(
 }
 
 /// A connection that has said something, which is still to be read.
-async fn begin(stream: TcpStream, tls: Option<Arc<ServerTls>>, writes: Counter) -> io::Result<Counted> {
+async fn begin(
+    stream: TcpStream,
+    tls: Option<Arc<ServerTls>>,
+    writes: Counter,
+    talk: Option<Talk>,
+) -> io::Result<Counted> {
     let mut socket = accept::secured(stream, tls.as_deref()).await?;
     // hyper waits without limit for the bytes that tell the protocol.
     timeout(HEAD_TIMEOUT, socket.first_byte()).await??;
-    Ok(Counted { socket, writes })
+    Ok(Counted { socket, writes, talk })
 }
 
 async fn serve(
     begin: impl Future<Output = io::Result<Counted>>,
     builder: Builder<Tasks>,
     service: impl Serve,
+    quiet: Arc<Semaphore>,
     closing: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let Some(socket) = closing.run_until_cancelled(begin).await.transpose()? else { return Ok(()) };
-    let connection = builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service));
+    let talk = socket.talk.clone();
+    let (asked, answered) = (talk.clone(), talk.clone());
+    let service = service.map_request(move |request: Request<Incoming>| {
+        asked.iter().for_each(Talk::asked);
+        request
+    });
+    let service = TowerToHyperService::new(service.map_response(move |response: Response| {
+        answered.iter().for_each(Talk::answered);
+        response
+    }));
+    let overdue = async {
+        match talk {
+            Some(talk) => talk.overdue(quiet).await,
+            None => std::future::pending().await,
+        }
+    };
+    let connection = builder.serve_connection(TokioIo::new(socket), service);
     tokio::pin!(connection);
     tokio::select! {
         result = connection.as_mut() => return result,
+        () = overdue => return Err("quiet, or slow, for too long".into()),
         () = closing.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     connection.await
@@ -163,7 +197,7 @@ async fn serve(
 
 fn builder(kind: Kind, lifecycle: Lifecycle) -> Builder<Tasks> {
     let mut builder = Builder::new(Tasks(lifecycle));
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -195,8 +229,11 @@ where
 }
 
 /// gRPC and JSON on one port.
-pub(super) fn by_content_type(grpc: Router, json: JsonService) -> impl Serve {
-    tower::service_fn(move |request: Request<Incoming>| {
+pub(super) fn by_content_type<B>(grpc: Router, json: JsonService) -> impl Serve<B>
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    tower::service_fn(move |request: Request<B>| {
         let content_type = request.headers().get(header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
         let is_grpc = content_type.is_some_and(|value| value.starts_with(b"application/grpc"));
         if is_grpc { Either::Left(grpc.clone().call(request)) } else { Either::Right(json.call(request).map(Ok)) }
