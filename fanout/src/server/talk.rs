@@ -16,10 +16,10 @@ use tokio::{
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// From the end of a head to the answer: more than any call takes, and enough for a body over a slow network.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How long a connection may be quiet between two requests. Pools close theirs earlier: 90 s is the longest in use.
-const QUIET_TIMEOUT: Duration = Duration::from_secs(120);
+const QUIET_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Without one of the places for those that are quiet for longer, it may be so for this long.
 const SHORT_QUIET: Duration = Duration::from_secs(5);
