@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use service::{Clock, Lifecycle};
 use tokio::runtime::Builder;
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// Has something done with a node, and ends it: every task of it must end by itself.
 pub(crate) fn with<F: Future<Output = ()>>(act: impl FnOnce(Node) -> F) {

@@ -145,7 +145,7 @@ impl EdgeProcess {
         self.pumps.start(writer, outbox.clone(), self.context.settings.write_wait);
         let (context, token) = (self.context.clone(), self.sockets.token());
         self.lifecycle.spawn(async move {
-            connection::run(reader, &[], guest, outbox, context).await;
+            connection::run(reader, &[], &[], guest, outbox, context).await;
             drop((place, token));
         });
         Some(far)

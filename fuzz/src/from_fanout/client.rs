@@ -59,7 +59,7 @@ pub(super) fn received(script: Script) -> Vec<u8> {
         pumps.start(writer, outbox.clone(), SECOND);
         let served = context.clone();
         let connection = lifecycle.spawn(async move {
-            connection::run(reader, &[], guest, outbox, served).await;
+            connection::run(reader, &[], &[], guest, outbox, served).await;
             drop(place);
         });
         for text in JOINS {
