@@ -126,13 +126,7 @@ impl Edge {
     fn connect_since(&self, pipe: usize, token_s: i64, arrival: Arrival) -> Client {
         let (near, far) = duplex(pipe);
         let (reader, writer) = split(near);
-        let claims = Claims {
-            user: UserId::try_new("7").unwrap(),
-            expires: 1000 + token_s,
-            rooms: RoomClaims::All,
-            auto_join: Box::default(),
-        };
-        let guest = Guest { id: "c".into(), claims: Arc::new(claims), token: "t".into(), auto_join: true, arrival };
+        let guest = Self::guest(token_s, arrival);
         let outbox = Arc::new(Outbox::new(guest.claims.user.clone(), self.context.outbox_rules.clone()));
         let mut place = self.context.connections.reserve().unwrap();
         assert!(place.belong_to(&guest.claims.user));
@@ -144,6 +138,16 @@ impl Edge {
             drop(place);
         });
         Client { far, outbox, task }
+    }
+
+    fn guest(token_s: i64, arrival: Arrival) -> Guest {
+        let claims = Claims {
+            user: UserId::try_new("7").unwrap(),
+            expires: 1000 + token_s,
+            rooms: RoomClaims::All,
+            auto_join: Box::default(),
+        };
+        Guest { id: "c".into(), claims: Arc::new(claims), token: "t".into(), auto_join: true, arrival }
     }
 
     fn state(&self, room: &str, seq: u64) {
@@ -459,6 +463,24 @@ impl AsyncWrite for Counter {
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_answer_to_the_upgrade_leaves_with_the_welcome_by_one_write() {
+    const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+    let edge = Edge::start().await;
+    let (near, mut far) = duplex(64 << 10);
+    let (reader, writer) = split(near);
+    let guest = Edge::guest(3600, edge.context.arrival());
+    let outbox = Arc::new(Outbox::new(guest.claims.user.clone(), edge.context.outbox_rules.clone()));
+    let connection = run(reader, ANSWER, &[], guest, outbox.clone(), edge.context.clone());
+    edge.pumps.start(writer, outbox, edge.context.settings.write_wait);
+    edge.lifecycle.spawn(connection);
+    let mut got = vec![0; 64 << 10];
+    let count = far.read(&mut got).await.unwrap();
+    let welcome = got[..count].strip_prefix(ANSWER).unwrap();
+    assert!(String::from_utf8_lossy(welcome).contains("\"type\":\"welcome\""));
+    assert_eq!(edge.context.metrics.writes.get(), 1);
 }
 
 #[tokio::test]
