@@ -192,7 +192,7 @@ impl Pump {
         let mut pace = Pace::new(Instant::now());
         let mut say = interval(SAY_RECEIPTS);
         loop {
-            let place = batches.len() < DEPTH;
+            let open = batches.len() < DEPTH;
             let room = BATCH - waiting.len();
             let idle = waiting.is_empty();
             tokio::select! {
@@ -205,7 +205,7 @@ impl Pump {
                     }
                     pace.came(Instant::now());
                 }
-                () = sleep_until(pace.due()), if !idle && place => {}
+                () = sleep_until(pace.due()), if !idle && open => {}
             }
             let now = Instant::now();
             if batches.len() < DEPTH && !waiting.is_empty() && pace.is_due(waiting.len(), now) {
