@@ -113,6 +113,7 @@ bench: tools
 	$(BENCH) rooms --redis
 	$(BENCH) idle --redis --repeats 2
 	$(BENCH) handshakes --redis
+	$(BENCH) wanted --redis
 	$(BENCH) publish --mode unary
 	$(BENCH) publish --mode stream
 	$(BENCH) publish --mode unary --redis

@@ -46,6 +46,15 @@ pub(crate) enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// Rooms that a fanout node serves: memory, CPU to join one and to have them. One measurement
+    Wanted {
+        #[arg(long, default_value_t = 1_000_000)]
+        rooms: usize,
+        #[arg(long)]
+        redis: bool,
+        #[command(flatten)]
+        common: Common,
+    },
     /// Results so far as a table, and as plots
     Show {
         #[arg(long, default_value = "bench/results")]

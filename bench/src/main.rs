@@ -24,6 +24,7 @@ mod scrape;
 mod swarm;
 mod table;
 mod target;
+mod wanted;
 
 use std::time::Duration;
 
@@ -73,6 +74,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Publish { mode, redis, common } => {
             let length = Duration::from_secs_f64(common.seconds);
             (publish::figure(mode, redis, length, common.repeats).await?, common)
+        }
+        Command::Wanted { rooms, redis, common } => {
+            let length = Duration::from_secs_f64(common.seconds);
+            (wanted::figure(rooms, redis, length).await?, common)
         }
         Command::Hold { to, first_user, count } => return idle::hold(&[to], first_user, count).await,
         Command::FloorServer { .. } | Command::HandshakeFloor | Command::Show { .. } => return Ok(()),

@@ -113,6 +113,7 @@ pub(crate) struct Cluster {
     /// The fanout node's.
     pub(crate) fanout_ops: SocketAddr,
     pub(crate) api: SocketAddr,
+    pub(crate) link: SocketAddr,
     _directory: TempDir,
 }
 
@@ -155,7 +156,7 @@ impl Cluster {
             edges.push(edge.address("ws")?);
             servers.push(edge);
         }
-        Ok(Self { servers, edges, ops, fanout_ops, api, _directory: directory })
+        Ok(Self { servers, edges, ops, fanout_ops, api, link, _directory: directory })
     }
 
     /// CPU time of each process so far, by name; those of one name together.
