@@ -47,13 +47,11 @@ pub fn run(bytes: &[u8]) {
         let mut seen = Seen::default();
         let mut ended = false;
         while let Ok(next) = timeout(PAUSE, told.next()).await {
-            match next {
-                Some(Ok(message)) => seen.see(message),
-                Some(Err(_)) | None => {
-                    ended = true;
-                    break;
-                }
-            }
+            let Some(Ok(message)) = next else {
+                ended = true;
+                break;
+            };
+            seen.see(message);
         }
         assert_eq!(ended, sent.breaks, "a link ends if it breaks the protocol, and only then");
         // What was on its way when a link ended is of no use to anybody.
@@ -118,7 +116,7 @@ impl Seen {
             Some(Out::ReadResult(result)) => {
                 *self.reads.entry(result.id).or_default() += 1;
                 assert!(result.error.is_none() || result.entries.is_empty(), "{result:?}");
-                result.entries.into_iter().for_each(check_entry);
+                result.entries.iter().for_each(check_entry);
             }
             Some(Out::Receipt(receipt)) => {
                 let (all, good) = self.receipts.entry(receipt.id).or_default();
@@ -142,11 +140,11 @@ impl Seen {
         assert_eq!(first_seq, position.seq + 1, "{room:?}");
         position.seq += entries.len() as u64;
         position.epoch = epoch;
-        entries.into_iter().for_each(check_entry);
+        entries.iter().for_each(check_entry);
     }
 }
 
-fn check_entry(entry: Bytes) {
+fn check_entry(entry: &Bytes) {
     assert!(Entry::decode(entry.clone()).is_ok_and(|entry| entry.ts_ms > 0), "{entry:?}");
 }
 

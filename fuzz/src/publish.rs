@@ -153,25 +153,27 @@ struct Stored {
     body: String,
 }
 
+#[derive(serde::Deserialize)]
+struct Page<'a> {
+    #[serde(borrow)]
+    publications: Vec<Publication<'a>>,
+}
+
+#[derive(serde::Deserialize)]
+struct Publication<'a> {
+    from: String,
+    #[serde(default)]
+    key: String,
+    #[serde(borrow)]
+    body: &'a RawValue,
+}
+
 /// What a room has, as the API tells it.
 async fn history(api: &impl Api, room: &str) -> Vec<Stored> {
-    let encoded: String = room.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let encoded: String = room.bytes().flat_map(|byte| format!("%{byte:02x}").into_bytes()).map(char::from).collect();
     let request = Request::get(format!("/v1/rooms/{encoded}/publications?limit=100")).body(Body::empty());
     let (status, answer) = send(api, request.unwrap_or_else(|error| panic!("make a request: {error}"))).await;
     assert_eq!(status, 200, "{answer:?}");
-    #[derive(serde::Deserialize)]
-    struct Page<'a> {
-        #[serde(borrow)]
-        publications: Vec<Publication<'a>>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Publication<'a> {
-        from: String,
-        #[serde(default)]
-        key: String,
-        #[serde(borrow)]
-        body: &'a RawValue,
-    }
     let page: Page<'_> = serde_json::from_slice(&answer).unwrap_or_else(|error| panic!("{error}: {answer:?}"));
     let stored = |Publication { from, key, body }| Stored { from, key, body: body.get().to_owned() };
     page.publications.into_iter().map(stored).collect()

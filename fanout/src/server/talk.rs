@@ -200,13 +200,17 @@ mod tests {
         assert_eq!(overdue, Some(105));
         for pieces in [&[&b"PRI * HTTP/2.0\r\n"[..]][..], &[b"P", b"R", b"I ", b"* "], &[b"PR", b"", b"I *"]] {
             let talk = Talk::new();
-            pieces.iter().for_each(|piece| talk.read(piece));
+            for piece in pieces {
+                talk.read(piece);
+            }
             talk.asked();
             assert_eq!(seconds(&talk, &places).await, None, "{pieces:?}");
         }
         for pieces in [&[&b"PRO"[..]][..], &[b"P", b"R", b"X", b"PRI "], &[b"GPRI "]] {
             let talk = Talk::new();
-            pieces.iter().for_each(|piece| talk.read(piece));
+            for piece in pieces {
+                talk.read(piece);
+            }
             assert_eq!(seconds(&talk, &places).await, Some(5), "{pieces:?}");
         }
     }
