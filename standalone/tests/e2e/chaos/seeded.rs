@@ -39,9 +39,9 @@ async fn run(seed: u64, seconds: u64) {
     let _serial = serial().await;
     tell(format_args!("chaos: seed {seed}, {seconds} s"));
     let mut random = StdRng::seed_from_u64(seed);
-    let store = if seed % 2 == 0 { Store::with_sentinels().await } else { Store::cluster().await };
+    let store = if seed.is_multiple_of(2) { Store::with_sentinels().await } else { Store::cluster().await };
     let kinds = faults::kinds(store.is_cluster());
-    let mut stage = Stage::start(store).await;
+    let mut stage = Stage::start(store);
     stage.store.find_rooms((0..ROOMS).map(room_name)).await;
     let world = Arc::new(World {
         rooms: (0..ROOMS).map(|_| Mutex::new(Room::default())).collect(),

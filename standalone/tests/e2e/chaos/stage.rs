@@ -28,7 +28,7 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) async fn start(store: Store) -> Self {
+    pub(super) fn start(store: Store) -> Self {
         let settings = store.settings();
         let fanouts: Vec<_> = (0..NODES).map(|_| Fanout::start(&settings)).collect();
         let links: Vec<Vec<_>> =
