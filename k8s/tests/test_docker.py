@@ -1,5 +1,6 @@
 """What can be told of the images without building them."""
 
+import pathlib
 import re
 import shutil
 import subprocess
@@ -53,9 +54,25 @@ def test_images_are_pinned():
     assert f"RUSTUP_TOOLCHAIN={toolchain}" in DOCKERFILE
 
 
+def build_context():
+    """What is kept, by the names at the top, and the directories that are left out wherever they are."""
+    ignored = (ROOT / ".dockerignore").read_text()
+    return re.findall(r"^!(.+)$", ignored, re.MULTILINE), set(re.findall(r"^\*\*/(.+)$", ignored, re.MULTILINE))
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_the_build_context_has_all_that_a_binary_is_made_of(tier):
+    """Also what `include_str!` takes in: cargo writes all of it down beside the binary."""
+    made_of = pathlib.Path(f"{binaries.path(tier)}.d").read_text().split(": ", 1)[1].split()
+    names = [pathlib.Path(name).relative_to(ROOT).parts for name in made_of]
+    assert any(name[-1].endswith(".rs") for name in names)
+    kept, left_out = build_context()
+    assert [name for name in names if name[0] not in kept or left_out & set(name)] == []
+
+
 def test_the_build_context_is_the_whole_workspace(tmp_path):
     """Whoever adds a crate adds it to .dockerignore."""
-    kept = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    kept, _ = build_context()
     unwanted = shutil.ignore_patterns("target", "tests", "proptest-regressions", "node_modules")
     for name in kept:
         source = ROOT / name
