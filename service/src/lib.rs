@@ -10,6 +10,7 @@
 //! - [`telemetry`]: logs as text or JSON; [`latency`]: histograms of the stages.
 //! - [`traces`]: spans of publications, by OTLP.
 //! - [`backoff`], [`clock`], [`files`]: full-jitter retry delays, wall time as a value, the limit of open files.
+//! - `seldom`: log lines that come by the thousand, thinned out.
 //! - `random`, `limit`, `simulation`: randomness and fixed limits, and how a simulation sets them.
 
 pub mod accept;
@@ -24,6 +25,7 @@ mod limit;
 pub mod memory;
 pub mod ops;
 mod random;
+mod seldom;
 pub mod settings;
 #[cfg(simulation)]
 pub mod simulation;
@@ -38,4 +40,5 @@ pub use clock::Clock;
 pub use lifecycle::Lifecycle;
 pub use limit::limit;
 pub use random::{RandomState, rng};
+pub use seldom::Seldom;
 pub use socket::Socket;

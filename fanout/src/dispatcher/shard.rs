@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use hashbrown::HashMap;
 use proto::{Position, Room, Stamp};
-use service::{Clock, RandomState, traces::Traces};
+use service::{Clock, RandomState, Seldom, traces::Traces};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -86,6 +86,8 @@ pub(super) struct Shard {
     clock: Clock,
     traces: Traces,
     serial: u64,
+    /// A failover breaks the continuity of all rooms.
+    losses: Seldom,
     /// Rooms nobody wants any more, by the time they are given up.
     unwanted: VecDeque<(Instant, Room, u64)>,
     pub(super) sweep: Sweep,
@@ -112,6 +114,7 @@ impl Shard {
             clock,
             traces,
             serial: 0,
+            losses: Seldom::default(),
             unwanted: VecDeque::new(),
             sweep,
             sweeping: false,
@@ -309,7 +312,9 @@ impl Shard {
                         LostReason::History => self.metrics.lost_history.inc(),
                         LostReason::Failover => self.metrics.lost_failover.inc(),
                     };
-                    tracing::warn!(%room, %position, ?reason, "continuity of a room is broken");
+                    if let Some(left_out) = self.losses.is_due() {
+                        tracing::warn!(%room, %position, ?reason, left_out, "continuity of a room is broken");
+                    }
                     for (_, member) in &mut entry.members {
                         member.lost(room, &position, reason);
                     }

@@ -16,6 +16,7 @@ use std::{
 use ahash::RandomState;
 use hashbrown::HashMap;
 use proto::{Position, Room};
+use service::Seldom;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     time::{Instant, interval, sleep_until},
@@ -76,6 +77,8 @@ pub(super) struct Shared {
     floor: AtomicU64,
     items: AtomicUsize,
     bytes: AtomicUsize,
+    /// While Redis takes nothing it refuses every call.
+    pub(super) refusals: Seldom,
     /// The last of each room since they were said.
     receipts: Mutex<HashMap<Room, Position, RandomState>>,
 }
@@ -84,8 +87,9 @@ impl Shared {
     pub(super) fn new(keys: Keys, keep: Keep, events: Arc<dyn Events>, metrics: Arc<Metrics>, sharded: bool) -> Self {
         let (items, bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let (scripts, floor, receipts) = (Scripts::new(sharded), AtomicU64::new(0), Mutex::default());
-        let (boot, moved) = (rand::random(), Notify::new());
-        Self { start: Instant::now(), keys, boot, moved, keep, scripts, events, metrics, floor, items, bytes, receipts }
+        let (boot, moved, refusals) = (rand::random(), Notify::new(), Seldom::default());
+        let start = Instant::now();
+        Self { start, keys, boot, moved, keep, scripts, events, metrics, floor, items, bytes, refusals, receipts }
     }
 
     /// Of this process' broker.

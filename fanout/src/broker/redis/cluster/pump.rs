@@ -214,8 +214,9 @@ impl Pump {
         for call in calls {
             let Some(room) = call.first().map(|job| job.publication.room.clone()) else { continue };
             self.off_lane_later(&room, call.len());
-            let result =
-                answers.next().map_or(Outcome::Failed(StoreError::Unknown), |answer| outcome(answer, call.len()));
+            let result = answers.next().map_or(Outcome::Failed(StoreError::Unknown), |answer| {
+                outcome(answer, call.len(), &self.shared.refusals)
+            });
             match result {
                 Outcome::Receipts(receipts) => {
                     let stored = receipts.iter().any(Result::is_ok);

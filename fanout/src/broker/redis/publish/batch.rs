@@ -7,6 +7,7 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use hashbrown::HashSet;
 use proto::Room;
 use redis::{RedisResult, Value};
+use service::Seldom;
 use tokio::time::Instant;
 
 use super::{CALL, Job, Shared};
@@ -143,7 +144,7 @@ fn settle(batch: Batch, result: RedisResult<Vec<Value>>, shared: &Shared) -> Opt
     let mut unread = Vec::new();
     for answer in answers {
         let call: Vec<Job> = jobs.by_ref().take(CALL).collect();
-        match outcome(answer, call.len()) {
+        match outcome(answer, call.len(), &shared.refusals) {
             Outcome::Receipts(receipts) => {
                 for (job, receipt) in call.into_iter().zip(receipts) {
                     shared.settle(job, receipt);
@@ -185,7 +186,7 @@ pub(in crate::broker::redis) const NOT_STORED: [&str; 7] =
 /// So do these, by which a server says that it is the wrong one.
 pub(in crate::broker::redis) const ELSEWHERE: [&str; 4] = ["READONLY", "MOVED", "ASK", "TRYAGAIN"];
 
-pub(in crate::broker::redis) fn outcome(answer: Value, count: usize) -> Outcome {
+pub(in crate::broker::redis) fn outcome(answer: Value, count: usize, refusals: &Seldom) -> Outcome {
     match answer {
         Value::Array(values) => match receipts(values, count) {
             Some(receipts) => Outcome::Receipts(receipts),
@@ -197,7 +198,9 @@ pub(in crate::broker::redis) fn outcome(answer: Value, count: usize) -> Outcome 
             Outcome::Elsewhere
         }
         Value::ServerError(error) => {
-            tracing::warn!(code = error.code(), details = error.details(), "Redis refused publications");
+            if let Some(left_out) = refusals.is_due() {
+                tracing::warn!(code = error.code(), details = error.details(), left_out, "Redis refused publications");
+            }
             let not_stored = NOT_STORED.contains(&error.code());
             Outcome::Failed(if not_stored { StoreError::Unavailable } else { StoreError::Unknown })
         }
