@@ -312,6 +312,7 @@ impl<R: AsyncRead + Unpin + Send> Conversation<R> {
             }
             Action::Publish { room, forward } => {
                 let op = forward.op;
+                let forward = self.session.forward(&room, forward);
                 let (via, receipt) = self.context.upstream.publish(&room, &self.claims.user, forward);
                 if let Some(via) = via {
                     self.session.sent(&room, via);

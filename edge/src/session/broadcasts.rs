@@ -78,6 +78,10 @@ impl Broadcasts {
         (!waits).then_some(Forward { via, ..forward })
     }
 
+    pub(super) fn via(&self) -> Option<LinkId> {
+        self.via
+    }
+
     /// What was forwarded last went over this link.
     pub(super) fn sent(&mut self, via: LinkId) {
         self.via = Some(via);

@@ -4,7 +4,7 @@ use proto::Room;
 use tokio::time::Instant;
 
 use super::{
-    Action, JoinOutcome, Joining, OpId, Receipt, Session, Stored, error,
+    Action, Forward, JoinOutcome, Joining, OpId, Receipt, Session, Stored, error,
     rooms::{Membership, Step},
 };
 use crate::{
@@ -55,6 +55,12 @@ impl Session {
     pub fn left(&mut self, op: OpId, room: &Room, actions: &mut Vec<Action>) {
         let Some(Step::Leaving) = self.take_step(op, room) else { return };
         self.resume(room, actions);
+    }
+
+    /// What [`Action::Publish`] is to forward, as it has to go now: of several at once the first chose the link meanwhile.
+    pub fn forward(&mut self, room: &Room, forward: Forward) -> Forward {
+        let chosen = self.rooms.broadcasts(room).and_then(|broadcasts| broadcasts.via());
+        Forward { via: forward.via.or(chosen.filter(|_| !forward.alone)), ..forward }
     }
 
     /// What [`Action::Publish`] forwarded went over this link; its receipt is to come.
