@@ -8,7 +8,7 @@ use simulation::{Options, run};
 use crate::campaign::{self, Campaign};
 
 /// How many seeds, and how long they may take on a slow machine.
-const SEEDS: u64 = 2000;
+const SEEDS: u64 = 3000;
 const LIMIT: Duration = Duration::from_mins(5);
 
 /// Of the same seeds, so many may pass before a check that is switched off is noticed.
