@@ -59,6 +59,15 @@ pub(crate) struct Writes {
     pub(crate) api: Counter,
 }
 
+/// Connections of the publish API that took too long.
+#[derive(Debug, Clone)]
+pub(crate) struct Cut {
+    pub(crate) head: Counter,
+    pub(crate) answer: Counter,
+    pub(crate) quiet: Counter,
+    pub(crate) crowded: Counter,
+}
+
 /// Cached handles. The default counts into nothing that is shown.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -104,6 +113,7 @@ pub(crate) struct Metrics {
     pub(crate) broker_up: Gauge,
     pub(crate) tls_failures: Counter,
     pub(crate) writes: Writes,
+    pub(crate) cut: Cut,
     pub(crate) reconnected_commands: Counter,
     pub(crate) reconnected_subscriber: Counter,
     pub(crate) subscriber_lost: Counter,
@@ -142,6 +152,8 @@ impl Metrics {
         let rebuilt = |reason| rebuilt.get_or_create_owned(&Reason { reason });
         let writes = family::<Listener>(registry, "writes", "Write system calls on connections, by who listens");
         let write = |listener| writes.get_or_create_owned(&Listener { listener });
+        let cut = family::<Reason>(registry, "api_cut", "Connections of the publish API cut for taking too long");
+        let cut = |reason| cut.get_or_create_owned(&Reason { reason });
         let calls = family::<Call>(registry, "api_requests", "Calls of the publish API");
         let stages = Stages::register(registry);
         Self {
@@ -196,6 +208,12 @@ impl Metrics {
             ),
             tls_failures: counter(registry, "tls_failures", "TLS handshakes that failed"),
             writes: Writes { link: write("link"), api: write("api") },
+            cut: Cut {
+                head: cut("slow_head"),
+                answer: cut("slow_answer"),
+                quiet: cut("quiet"),
+                crowded: cut("crowded"),
+            },
             broker_up: gauge(registry, "broker_up", "1 while the broker can store, read and hear"),
             reconnected_commands: redis("commands"),
             reconnected_subscriber: redis("subscriber"),

@@ -109,15 +109,15 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     let failures = &node.publishing.metrics.tls_failures;
     let link_tls = watched(node.config.link_tls(failures), lifecycle)?;
     let api_tls = watched(node.config.api_tls(failures), lifecycle)?;
-    let writes = &node.publishing.metrics.writes;
+    let metrics = &*node.publishing.metrics;
     let links =
-        listener::spawn(link_listener, link_tls, node.link_router(lifecycle), listener::Kind::Link, writes, lifecycle);
+        listener::spawn(link_listener, link_tls, node.link_router(lifecycle), listener::Kind::Link, metrics, lifecycle);
     let api = listener::spawn(
         api_listener,
         api_tls,
         node.api_service(lifecycle).await?,
         listener::Kind::Api,
-        writes,
+        metrics,
         lifecycle,
     );
     let readiness = {

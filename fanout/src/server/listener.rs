@@ -31,13 +31,13 @@ use tower::{Service, ServiceExt as _};
 
 use super::{
     counted::Counted,
-    talk::{HEAD_TIMEOUT, Talk},
+    talk::{HEAD_TIMEOUT, Overdue, Talk},
 };
 use crate::{
     broker::Broker,
     grpc::publish::PublisherService,
     http::JsonService,
-    metrics::{Metrics, Writes},
+    metrics::{Cut, Metrics},
 };
 
 /// Largest head of a request, and so hyper's read buffer for HTTP/1.1.
@@ -108,7 +108,7 @@ pub(super) fn spawn(
     tls: Option<Arc<ServerTls>>,
     service: impl Serve,
     kind: Kind,
-    writes: &Writes,
+    metrics: &Metrics,
     lifecycle: &Lifecycle,
 ) -> Listening {
     let listening = Listening {
@@ -121,10 +121,10 @@ pub(super) fn spawn(
     let tasks = lifecycle.clone();
     let builder = builder(kind, lifecycle.clone());
     let writes = match kind {
-        Kind::Link => writes.link.clone(),
-        Kind::Api => writes.api.clone(),
+        Kind::Link => metrics.writes.link.clone(),
+        Kind::Api => metrics.writes.api.clone(),
     };
-    let quiet = Arc::new(Semaphore::new(QUIET_PLACES));
+    let patience = Patience { places: Arc::new(Semaphore::new(QUIET_PLACES)), cut: metrics.cut.clone() };
     lifecycle.spawn(async move {
         loop {
             let accepted = tokio::select! {
@@ -134,8 +134,8 @@ pub(super) fn spawn(
             let (stream, peer) = accepted;
             // Links have beats.
             let talk = (kind == Kind::Api).then(Talk::new);
-            let begin = begin(stream, tls.clone(), writes.clone(), talk);
-            let connection = serve(begin, builder.clone(), service.clone(), Arc::clone(&quiet), closing.clone());
+            let begin = begin(stream, tls.clone(), writes.clone(), talk, patience.cut.head.clone());
+            let connection = serve(begin, builder.clone(), service.clone(), patience.clone(), closing.clone());
             let connection = aborting.clone().run_until_cancelled_owned(connection);
             let connection = connection.map(move |result| {
                 if let Some(Err(error)) = result {
@@ -148,16 +148,41 @@ pub(super) fn spawn(
     listening
 }
 
+/// What connections of backends share.
+#[derive(Debug, Clone)]
+struct Patience {
+    /// For those that are quiet for longer.
+    places: Arc<Semaphore>,
+    cut: Cut,
+}
+
+impl Patience {
+    fn count(&self, overdue: Overdue) {
+        let cut = match overdue {
+            Overdue::Head => &self.cut.head,
+            Overdue::Answer => &self.cut.answer,
+            Overdue::Quiet => &self.cut.quiet,
+            Overdue::Crowded => &self.cut.crowded,
+        };
+        cut.inc();
+    }
+}
+
 /// A connection that has said something, which is still to be read.
 async fn begin(
     stream: TcpStream,
     tls: Option<Arc<ServerTls>>,
     writes: Counter,
     talk: Option<Talk>,
+    cut: Counter,
 ) -> io::Result<Counted> {
     let mut socket = accept::secured(stream, tls.as_deref()).await?;
     // hyper waits without limit for the bytes that tell the protocol.
-    timeout(HEAD_TIMEOUT, socket.first_byte()).await??;
+    let first = timeout(HEAD_TIMEOUT, socket.first_byte()).await;
+    if first.is_err() && talk.is_some() {
+        cut.inc();
+    }
+    first??;
     Ok(Counted { socket, writes, talk })
 }
 
@@ -165,7 +190,7 @@ async fn serve(
     begin: impl Future<Output = io::Result<Counted>>,
     builder: Builder<Tasks>,
     service: impl Serve,
-    quiet: Arc<Semaphore>,
+    patience: Patience,
     closing: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let Some(socket) = closing.run_until_cancelled(begin).await.transpose()? else { return Ok(()) };
@@ -181,7 +206,7 @@ async fn serve(
     }));
     let overdue = async {
         match talk {
-            Some(talk) => talk.overdue(quiet).await,
+            Some(talk) => patience.count(talk.overdue(Arc::clone(&patience.places)).await),
             None => std::future::pending().await,
         }
     };

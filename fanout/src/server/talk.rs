@@ -51,6 +51,16 @@ enum Phase {
     Http2,
 }
 
+/// What took too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Overdue {
+    Head,
+    Answer,
+    Quiet,
+    /// It was quiet, and all places for that were taken.
+    Crowded,
+}
+
 impl Talk {
     pub(super) fn new() -> Self {
         Self(Arc::new(Mutex::new(State { phase: Phase::Quiet, since: Instant::now(), preface: Some(0) })))
@@ -90,8 +100,8 @@ impl Talk {
         self.lock().enter(Phase::Quiet);
     }
 
-    /// Returns once it takes too long.
-    pub(super) async fn overdue(self, places: Arc<Semaphore>) {
+    /// Returns once it takes too long, and what does.
+    pub(super) async fn overdue(self, places: Arc<Semaphore>) -> Overdue {
         let mut place: Option<OwnedSemaphorePermit> = None;
         loop {
             sleep(TICK).await;
@@ -99,18 +109,18 @@ impl Talk {
                 let state = self.lock();
                 (state.phase, state.since.elapsed())
             };
-            let limit = match phase {
+            let (limit, overdue) = match phase {
                 Phase::Http2 => return std::future::pending().await,
-                Phase::Head => HEAD_TIMEOUT,
-                Phase::Asked => ANSWER_TIMEOUT,
-                Phase::Quiet if past < SHORT_QUIET => SHORT_QUIET,
+                Phase::Head => (HEAD_TIMEOUT, Overdue::Head),
+                Phase::Asked => (ANSWER_TIMEOUT, Overdue::Answer),
+                Phase::Quiet if past < SHORT_QUIET => (SHORT_QUIET, Overdue::Quiet),
                 Phase::Quiet => {
                     place = place.or_else(|| Arc::clone(&places).try_acquire_owned().ok());
-                    if place.is_some() { QUIET_TIMEOUT } else { SHORT_QUIET }
+                    if place.is_some() { (QUIET_TIMEOUT, Overdue::Quiet) } else { (SHORT_QUIET, Overdue::Crowded) }
                 }
             };
             if past >= limit {
-                return;
+                return overdue;
             }
             if phase != Phase::Quiet || past < SHORT_QUIET {
                 place = None;
@@ -136,29 +146,29 @@ impl State {
 mod tests {
     use super::*;
 
-    /// In how many seconds it is overdue from now on.
-    async fn seconds(talk: &Talk, places: &Arc<Semaphore>) -> Option<u64> {
+    /// In how many seconds it is overdue from now on, and what is.
+    async fn overdue(talk: &Talk, places: &Arc<Semaphore>) -> Option<(u64, Overdue)> {
         let start = Instant::now();
         let overdue = talk.clone().overdue(Arc::clone(places));
-        tokio::time::timeout(Duration::from_mins(10), overdue).await.ok().map(|()| start.elapsed().as_secs())
+        tokio::time::timeout(Duration::from_mins(10), overdue).await.ok().map(|what| (start.elapsed().as_secs(), what))
     }
 
     #[tokio::test(start_paused = true)]
     async fn each_phase_has_its_time() {
         let places = Arc::new(Semaphore::new(1));
         let talk = Talk::new();
-        assert_eq!(seconds(&talk, &places).await, Some(120));
+        assert_eq!(overdue(&talk, &places).await, Some((120, Overdue::Quiet)));
         talk.read(b"P");
-        assert_eq!(seconds(&talk, &places).await, Some(5));
+        assert_eq!(overdue(&talk, &places).await, Some((5, Overdue::Head)));
         // What comes does not give the head more time.
         talk.read(b"OST /");
-        assert_eq!(seconds(&talk, &places).await, Some(0));
+        assert_eq!(overdue(&talk, &places).await, Some((0, Overdue::Head)));
         talk.asked();
-        assert_eq!(seconds(&talk, &places).await, Some(60));
+        assert_eq!(overdue(&talk, &places).await, Some((60, Overdue::Answer)));
         talk.read(b"{\"body\":");
-        assert_eq!(seconds(&talk, &places).await, Some(0));
+        assert_eq!(overdue(&talk, &places).await, Some((0, Overdue::Answer)));
         talk.answered();
-        assert_eq!(seconds(&talk, &places).await, Some(120));
+        assert_eq!(overdue(&talk, &places).await, Some((120, Overdue::Quiet)));
         assert_eq!(places.available_permits(), 1);
     }
 
@@ -166,8 +176,8 @@ mod tests {
     async fn of_the_quiet_only_so_many_are_kept_long() {
         let places = Arc::new(Semaphore::new(1));
         let (one, other) = (Talk::new(), Talk::new());
-        let (first, second) = tokio::join!(seconds(&one, &places), seconds(&other, &places));
-        assert_eq!((first, second), (Some(120), Some(5)));
+        let (first, second) = tokio::join!(overdue(&one, &places), overdue(&other, &places));
+        assert_eq!((first, second), (Some((120, Overdue::Quiet)), Some((5, Overdue::Crowded))));
         // One that is asked gives its place back.
         let (one, other) = (Talk::new(), Talk::new());
         let asks = async {
@@ -178,9 +188,9 @@ mod tests {
             one.answered();
             free
         };
-        let (_, free) = tokio::join!(seconds(&one, &places), asks);
+        let (_, free) = tokio::join!(overdue(&one, &places), asks);
         assert_eq!(free, 1);
-        assert_eq!(seconds(&other, &places).await, Some(0));
+        assert_eq!(overdue(&other, &places).await, Some((0, Overdue::Quiet)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -196,22 +206,22 @@ mod tests {
                 talk.wrote();
             }
         };
-        let (overdue, ()) = tokio::join!(seconds(&talk, &places), streams);
-        assert_eq!(overdue, Some(105));
+        let (what, ()) = tokio::join!(overdue(&talk, &places), streams);
+        assert_eq!(what, Some((105, Overdue::Crowded)));
         for pieces in [&[&b"PRI * HTTP/2.0\r\n"[..]][..], &[b"P", b"R", b"I ", b"* "], &[b"PR", b"", b"I *"]] {
             let talk = Talk::new();
             for piece in pieces {
                 talk.read(piece);
             }
             talk.asked();
-            assert_eq!(seconds(&talk, &places).await, None, "{pieces:?}");
+            assert_eq!(overdue(&talk, &places).await, None, "{pieces:?}");
         }
         for pieces in [&[&b"PRO"[..]][..], &[b"P", b"R", b"X", b"PRI "], &[b"GPRI "]] {
             let talk = Talk::new();
             for piece in pieces {
                 talk.read(piece);
             }
-            assert_eq!(seconds(&talk, &places).await, Some(5), "{pieces:?}");
+            assert_eq!(overdue(&talk, &places).await, Some((5, Overdue::Head)), "{pieces:?}");
         }
     }
 }

@@ -10,7 +10,7 @@ use proto::wire::{
 };
 use serde_json::Value;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
     time::Instant,
 };
@@ -336,5 +336,24 @@ async fn odd_requests_get_json_too() {
         let answer: Value = serde_json::from_str(&text).unwrap();
         assert_eq!((got, &answer["type"]), (status, &"error".into()), "{head}: {text}");
     }
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn who_sends_nothing_or_half_a_head_is_cut_and_counted() {
+    let node = Node::start(Config::for_development()).await;
+    let cut = async |said: &'static [u8]| {
+        let mut stream = TcpStream::connect(node.bound.api).await.unwrap();
+        stream.write_all(said).await.unwrap();
+        let mut answer = Vec::new();
+        soon("the end", stream.read_to_end(&mut answer)).await.unwrap();
+        assert_eq!(answer, b"", "no answer to half a request");
+    };
+    tokio::join!(cut(b""), cut(b"POST /v1/rooms/a HTTP/1.1\r\nhost:"), async {
+        // Others are served meanwhile.
+        assert_eq!(http(node.bound.api, "GET /v1/status", b"").await.0, 200);
+    });
+    let counted: u64 = node.metric("api_cut_total{reason=\"slow_head\"}").await;
+    assert_eq!(counted, 2);
     node.finish().await;
 }
