@@ -29,7 +29,7 @@ afterAll(async () => {
   await stage?.end();
 });
 
-/** A page whose client is in the room. */
+/** A page whose client is in the room, and in its user's own: nothing more is on its way to it. */
 async function join(room: string): Promise<Page> {
   const page = await chromium.open();
   await page.evaluate(
@@ -45,6 +45,7 @@ async function join(room: string): Promise<Page> {
         seen.seqs.push(seq);
       });
       await joined.ready();
+      await window.client.room("user:7").ready();
     },
     { url: stage.url, token: token("7"), room },
   );
