@@ -1,7 +1,7 @@
 //! Which link is told what about which room. A room's wish is a level: setting it again is harmless, and a link that is
 //! made anew is told all of it.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use proto::{Position, Room};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -33,12 +33,16 @@ pub enum ReadFrom {
 /// The rooms of which a page is wanted, at most one each, with the number that its answer is known by.
 pub type Reads = queues::Interest<Room, (u64, ReadFrom)>;
 
+/// The rooms of which it is to be said that their publishers wait, and for how long: zero, no longer.
+pub type HeldBack = queues::Interest<Room, Duration>;
+
 /// A link that is up.
 #[derive(Clone)]
 pub struct PlacedLink {
     pub id: LinkId,
     pub interest: Arc<Interest>,
     pub reads: Arc<Reads>,
+    pub held_back: Arc<HeldBack>,
     seed: u64,
     /// Whether new rooms may be placed here; a draining node only keeps those it has until they have moved.
     eligible: bool,
@@ -46,8 +50,15 @@ pub struct PlacedLink {
 
 impl PlacedLink {
     /// `address` is what all edges know the node by.
-    pub fn new(id: LinkId, address: &str, interest: Arc<Interest>, reads: Arc<Reads>, eligible: bool) -> Self {
-        Self { id, interest, reads, seed: xxh3_64(address.as_bytes()), eligible }
+    pub fn new(
+        id: LinkId,
+        address: &str,
+        interest: Arc<Interest>,
+        reads: Arc<Reads>,
+        held_back: Arc<HeldBack>,
+        eligible: bool,
+    ) -> Self {
+        Self { id, interest, reads, held_back, seed: xxh3_64(address.as_bytes()), eligible }
     }
 }
 
@@ -83,6 +94,10 @@ impl Placement {
             .max_by_key(|link| (xxh3_64_with_seed(room.as_bytes(), link.seed), link.id))
     }
 
+    pub fn links(&self) -> &[PlacedLink] {
+        &self.links
+    }
+
     /// The link, if it is still up.
     pub fn get(&self, id: LinkId) -> Option<&PlacedLink> {
         self.links.iter().find(|link| link.id == id)
@@ -95,7 +110,7 @@ mod tests {
 
     fn links(addresses: &[&str]) -> Placement {
         let link = |(index, address): (usize, &&str)| {
-            PlacedLink::new(LinkId(index as u64), address, Arc::default(), Arc::default(), true)
+            PlacedLink::new(LinkId(index as u64), address, Arc::default(), Arc::default(), Arc::default(), true)
         };
         Placement::new(addresses.iter().enumerate().map(link).collect(), false)
     }
@@ -128,7 +143,7 @@ mod tests {
 
     #[test]
     fn links_that_are_not_eligible_get_no_rooms() {
-        let link = PlacedLink::new(LinkId(1), "a:1", Arc::default(), Arc::default(), false);
+        let link = PlacedLink::new(LinkId(1), "a:1", Arc::default(), Arc::default(), Arc::default(), false);
         let placement = Placement::new(vec![link], false);
         assert!(placement.place("room").is_none());
         assert!(placement.get(LinkId(1)).is_some());

@@ -73,6 +73,17 @@ impl Outbox {
         }
     }
 
+    /// Frames that wait.
+    pub fn held(&self) -> usize {
+        self.queue.held().frames
+    }
+
+    /// Whether more than half of what it may hold waits.
+    pub fn lags(&self) -> bool {
+        let Limits { frames, bytes } = self.rules.limits;
+        !self.queue.is_low(Limits { frames: frames / 2, bytes: bytes / 2 })
+    }
+
     /// What replays may fill: a quarter. A slice of what is live takes up to half, and answers must fit as well.
     fn share(&self) -> Limits {
         let Limits { frames, bytes } = self.rules.limits;

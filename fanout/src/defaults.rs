@@ -88,11 +88,20 @@ pub(crate) const STREAM_PUBLISHES: usize = 1024;
 /// Bytes of the bodies among them.
 pub(crate) const STREAM_PUBLISH_BYTES: usize = 4 << 20;
 
-/// Pause before a publication that found the store's queue full is offered again.
+/// First and longest pause before a publication that found no place is offered again.
 pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(2);
+pub(crate) const BUSY_PAUSE_MAX: Duration = Duration::from_millis(32);
 
-/// How long a call of the publish API is held back for want of place before it is refused: longer than one slow edge can
-/// hold a room's publishers back.
+/// Longest time for which an edge asks at once that publishers of a room be held back, and in all before it must have
+/// stopped for a moment: it asks again while the room's members get on, and an edge that never ends must not silence it.
+pub(crate) const HOLD_LEASE: Duration = Duration::from_secs(1);
+pub(crate) const HOLD_ASKED: Duration = Duration::from_secs(30);
+
+/// Rooms of one shard for which edges may ask that at a time.
+pub(crate) const HELD_BACK_ROOMS: usize = 4096;
+
+/// How long a call of the publish API is held back for want of place before it is refused: longer than one edge that is
+/// behind can hold a room's publishers back.
 pub(crate) const HOLD: Duration = Duration::from_secs(4);
 
 /// When a refused publisher should come back.

@@ -23,7 +23,7 @@ use self::{inbox::Inbox, shard::Shard, sweep::Sweep};
 use crate::{
     attachments::{Attachment, AttachmentId},
     broker::{Announcement, Broker, Events},
-    defaults::{MAX_SHARDS, SHARD_INTERESTS},
+    defaults::{HELD_BACK_ROOMS, MAX_SHARDS, SHARD_INTERESTS},
     metrics::Metrics,
 };
 
@@ -114,6 +114,13 @@ impl Dispatcher {
                 // Fails only when the shards are gone, and then the links end, too.
                 let _ = shard.interests.send(Interest { attachment: Arc::clone(attachment), wishes }).await;
             }
+        }
+    }
+
+    /// An edge asks that publishers of the room be held back, for so long from now.
+    pub(crate) fn hold_back(&self, id: AttachmentId, room: &Room, length: Duration) {
+        if !self.inbox(room).held_back().ask(room, id, length, limit(HELD_BACK_ROOMS)) {
+            self.0.metrics.held_back_full.inc();
         }
     }
 

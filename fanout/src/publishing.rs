@@ -18,7 +18,7 @@ use crate::{
         Broker, NewPublication, Page, PageLimit, ReadError, ReadFrom, StoreError,
         removals::{Removal, Who},
     },
-    defaults::BUSY_PAUSE,
+    defaults::{BUSY_PAUSE, BUSY_PAUSE_MAX},
     metrics::Metrics,
     removals::Removals,
 };
@@ -88,6 +88,7 @@ impl Publishing {
 
     /// As [`Self::publish`], for a caller that can wait: one that finds no place is held back until then.
     pub(crate) async fn publish_held(&self, offer: Offer<'_>, until: Instant) -> Result<Accepted, PublishError> {
+        let mut pause = BUSY_PAUSE;
         loop {
             let result = self.publish(offer.clone());
             if !matches!(result, Err(PublishError::Store(StoreError::Busy))) {
@@ -97,7 +98,9 @@ impl Publishing {
                 self.metrics.published(&Err(StoreError::Busy));
                 return result;
             }
-            tokio::time::sleep(BUSY_PAUSE).await;
+            tokio::time::sleep(pause).await;
+            // Many may wait for as long as members of a room do not keep up.
+            pause = (2 * pause).min(BUSY_PAUSE_MAX);
         }
     }
 

@@ -75,7 +75,7 @@ impl Edge {
         for shard in shards {
             lifecycle.spawn(shard);
         }
-        let links = vec![PlacedLink::new(LINK, "a:1", Arc::default(), Arc::default(), true)];
+        let links = vec![PlacedLink::new(LINK, "a:1", Arc::default(), Arc::default(), Arc::default(), true)];
         hub.place(Arc::new(Placement::new(links, false))).await;
         let jwt = vec![service::settings::Secret::new("secret")];
         let keys = Keys::new(keys::Settings::default(), keys::Secrets { jwt, ..keys::Secrets::default() });

@@ -12,6 +12,9 @@ use crate::outbox::Outbox;
 /// From so many members on, one is found through an index rather than by looking at all.
 const INDEXED: usize = 32;
 
+/// From one that is looked at to the next: a prime.
+const SPREAD: usize = 7919;
+
 /// The members of one room: a dense list, so that a walk over it is a walk over an array; a member is known by its
 /// outbox's address.
 ///
@@ -24,6 +27,16 @@ pub(super) struct Members {
     index: Option<Box<Index>>,
     /// What the walk under way has still to meet. Before it: those met. After it: those who joined since it began.
     rest: Range<usize>,
+}
+
+/// What some members are like.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    pub(super) seen: usize,
+    /// Those of them that lag.
+    pub(super) lag: usize,
+    /// Frames that wait for them.
+    pub(super) held: usize,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +61,20 @@ impl Members {
     /// The outbox limits of the members, which are the same for all.
     pub(super) fn first_limits(&self) -> Option<Limits> {
         self.list.first().map(|member| member.limits())
+    }
+
+    /// A look at so many of them, or all if they are fewer, spread over all. Not by an even step: members
+    /// are dealt out to the drivers of the pumps in turn, and then only one driver's would be seen.
+    pub(super) fn look(&self, sample: usize) -> Look {
+        let count = self.list.len();
+        let seen = sample.min(count);
+        let mut look = Look { seen, ..Look::default() };
+        for n in 0..seen {
+            let member = &self.list[n * SPREAD % count];
+            look.lag += usize::from(member.lags());
+            look.held += member.held();
+        }
+        look
     }
 
     pub(super) fn contains(&self, member: &Arc<Outbox>) -> bool {

@@ -1,6 +1,7 @@
 mod hand_out;
 mod links;
 mod memory;
+pub(super) mod pace;
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -9,7 +10,7 @@ use proto::{Position, Room};
 use service::limit;
 use tokio::{sync::oneshot, time::Instant};
 
-use self::hand_out::hand;
+use self::{hand_out::hand, pace::Pace};
 use super::{budget::Budget, members::Members, page, replay::Replay, tail::Tail};
 use crate::{
     deliveries::{Deliveries, Delivery},
@@ -45,6 +46,8 @@ pub(super) struct HubRoom {
     /// Something was dropped because too much was pending: to be asked for when there is less.
     dropped: bool,
     slice: Vec<Item>,
+    /// None while members keep up.
+    pace: Option<Box<Pace>>,
     /// What was handed out last, ending there.
     pub(super) tail: Option<Box<Tail>>,
     /// None while nobody catches up.
@@ -71,6 +74,8 @@ pub(super) struct Listed {
     pub(super) waiting: bool,
     /// Rooms that may be given up.
     pub(super) lingering: bool,
+    /// Rooms that wait for their members, which are to be looked at again.
+    pub(super) waits: bool,
 }
 
 /// A member-to-be: the room's position is not known yet.
@@ -109,6 +114,8 @@ pub(super) struct Cx<'a> {
     pub(super) next_read: &'a mut u64,
     /// Counts frames queued for members that catch up.
     pub(super) replayed: u64,
+    /// Counts rooms whose publishers are held back from now on.
+    pub(super) hold_backs: u64,
 }
 
 /// What members get next.
@@ -148,6 +155,7 @@ impl HubRoom {
             pending_bytes: 0,
             dropped: false,
             slice: Vec::new(),
+            pace: None,
             tail: None,
             replay: None,
             published: 0,
@@ -286,7 +294,7 @@ impl HubRoom {
     }
 
     fn has_pending(&self) -> bool {
-        self.members.is_walking() || !self.pending.is_empty()
+        self.members.is_walking() || (!self.pending.is_empty() && !self.listed.waits)
     }
 
     /// When the first member-to-be is to be given up.

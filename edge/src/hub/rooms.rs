@@ -17,7 +17,7 @@ use super::{
     moves::Moves,
     page::Page,
     replay::{Progress, ReadId},
-    room::{Cx, HubRoom, Taken, Waiting},
+    room::{Cx, HubRoom, Taken, Waiting, pace::LOOK_AGAIN},
 };
 use crate::{
     deliveries::Deliveries,
@@ -44,12 +44,16 @@ pub(super) struct Rooms {
     lingering: VecDeque<(Instant, Room)>,
     /// Rooms whose history could not be read, by the time to try again.
     retries: VecDeque<(Instant, Room)>,
+    /// Rooms that wait for their members, by the time to look at these again; each once.
+    waits: VecDeque<(Instant, Room)>,
     linger: Duration,
     /// Members of all rooms.
     members: usize,
     budget: Budget,
     /// Frames queued for members that catch up, not yet counted.
     replayed: u64,
+    /// Rooms whose publishers are held back, not yet counted.
+    hold_backs: u64,
     generation: u32,
     moves: Moves,
     next_read: u64,
@@ -64,6 +68,8 @@ pub(super) struct Rooms {
 pub(super) struct Walked {
     pub(super) members: usize,
     pub(super) frames: u64,
+    /// Rooms whose publishers are held back from now on.
+    pub(super) hold_backs: u64,
 }
 
 impl Rooms {
@@ -86,10 +92,12 @@ impl Rooms {
             waiting: BinaryHeap::new(),
             lingering: VecDeque::new(),
             retries: VecDeque::new(),
+            waits: VecDeque::new(),
             linger,
             members: 0,
             budget: Budget::new(tail_bytes),
             replayed: 0,
+            hold_backs: 0,
             generation: 0,
             moves: Moves::new(shards),
             next_read: 0,
@@ -204,8 +212,8 @@ impl Rooms {
     }
 
     /// Hands out what is pending to at most about `budget` members; rooms take turns.
-    pub(super) fn walk(&mut self, budget: usize) -> Walked {
-        let mut walked = Walked { members: self.check_places(budget), frames: 0 };
+    pub(super) fn walk(&mut self, budget: usize, now: Instant) -> Walked {
+        let mut walked = Walked { members: self.check_places(budget), ..Walked::default() };
         // A client may be in many rooms: bursts in all of them together are no slowness either.
         let mut slices = 0;
         while walked.members < budget && slices < self.slice {
@@ -213,11 +221,14 @@ impl Rooms {
             let rest = budget - walked.members;
             let done = self.with_slot(slot, |room, cx| {
                 room.listed.work = false;
-                let (members, frames) = room.walk(rest, cx);
+                let waited = room.listed.waits;
+                let (members, frames) = room.walk(rest, now, cx);
                 let slice = if members == 0 { 0 } else { frames.div_ceil(members) };
-                (members, frames, slice, room.has_work() && !room.members.is_walking())
+                let waits = (room.listed.waits && !waited).then(|| room.name.clone());
+                (members, frames, slice, waits, room.has_work() && !room.members.is_walking())
             });
-            let Some((members, frames, slice, more)) = done else { continue };
+            let Some((members, frames, slice, waits, more)) = done else { continue };
+            self.waits.extend(waits.map(|room| (now + LOOK_AGAIN, room)));
             // A room that only moved on counts as well, or many of them would take for ever.
             walked.members += members.max(1);
             walked.frames += frames as u64;
@@ -228,6 +239,7 @@ impl Rooms {
             }
         }
         walked.frames += std::mem::take(&mut self.replayed);
+        walked.hold_backs = std::mem::take(&mut self.hold_backs);
         walked
     }
 
@@ -239,7 +251,8 @@ impl Rooms {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let waiting = self.waiting.peek().map(|Reverse((deadline, _))| *deadline);
         let first = |queue: &VecDeque<(Instant, Room)>| queue.front().map(|(deadline, _)| *deadline);
-        [waiting, first(&self.lingering), first(&self.retries), self.moves.deadline()].into_iter().flatten().min()
+        let lists = [first(&self.lingering), first(&self.retries), first(&self.waits)];
+        [waiting, self.moves.deadline()].into_iter().chain(lists).flatten().min()
     }
 
     /// Gives up on members-to-be that have waited long enough, and on rooms that nobody came back to; moves rooms whose
@@ -264,6 +277,9 @@ impl Rooms {
                     replay.read_again();
                 }
             });
+        }
+        while let Some((_, room)) = self.waits.pop_front_if(|(deadline, _)| *deadline <= now) {
+            self.with(&room, |state, _| state.listed.waits = false);
         }
         while let Some((_, room)) = self.lingering.pop_front_if(|(deadline, _)| *deadline <= now) {
             let linger = self.linger;
@@ -327,9 +343,11 @@ impl Rooms {
             slot,
             next_read: &mut self.next_read,
             replayed: 0,
+            hold_backs: 0,
         };
         let result = change(state, &mut cx);
         self.replayed += cx.replayed;
+        self.hold_backs += cx.hold_backs;
         self.members = self.members + state.len() - members;
         if state.has_work() && !std::mem::replace(&mut state.listed.work, true) {
             self.work.push_back(slot);

@@ -184,8 +184,9 @@ impl Shard {
     }
 
     fn walk(&mut self) {
-        let Walked { frames, .. } = self.rooms.walk(MAX_WALK);
+        let Walked { frames, hold_backs, .. } = self.rooms.walk(MAX_WALK, Instant::now());
         self.metrics.deliveries.inc_by(frames);
+        self.metrics.hold_backs.inc_by(hold_backs);
     }
 
     fn handle_ready(&mut self) {

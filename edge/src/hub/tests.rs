@@ -1,5 +1,6 @@
 mod census;
 mod found;
+mod pace;
 mod replay;
 mod walks;
 
@@ -23,7 +24,7 @@ use super::{
     rooms::Rooms,
 };
 use crate::{
-    interest::{Interest, LinkId, PlacedLink, Placement, Reads, Wish},
+    interest::{HeldBack, Interest, LinkId, PlacedLink, Placement, Reads, Wish},
     outbox::Outbox,
     protocol::server::LostReason,
     session::JoinOutcome,
@@ -38,6 +39,7 @@ struct Harness {
     rooms: Rooms,
     interest: Arc<Interest>,
     reads: Arc<Reads>,
+    held_back: Arc<HeldBack>,
     now: Instant,
 }
 
@@ -52,6 +54,7 @@ impl Harness {
             rooms: Rooms::new(LINGER, 1 << 20, send_queue, 1, Box::new(|| 7)),
             interest: Arc::default(),
             reads: Arc::default(),
+            held_back: Arc::default(),
             now: Instant::now(),
         };
         harness.place(harness.placement(LINK));
@@ -68,7 +71,7 @@ impl Harness {
 
     fn placement(&self, link: LinkId) -> Arc<Placement> {
         Arc::new(Placement::new(
-            vec![PlacedLink::new(link, "a:1", self.interest.clone(), self.reads.clone(), true)],
+            vec![PlacedLink::new(link, "a:1", self.interest.clone(), self.reads.clone(), self.held_back.clone(), true)],
             false,
         ))
     }
@@ -110,7 +113,7 @@ impl Harness {
 
     fn walk_all(&mut self) {
         while self.rooms.has_work() {
-            self.rooms.walk(3);
+            self.rooms.walk(3, self.now);
         }
     }
 
@@ -176,10 +179,10 @@ fn a_member_that_joins_during_a_burst_gets_the_rest_of_it() {
     assert_eq!(received(&early), ["joined 0"]);
     h.publish("r", "e", 1..=6);
     // One slice: half of the outbox.
-    h.rooms.walk(100);
+    h.rooms.walk(100, h.now);
     assert_eq!(received(&early), ["1", "2"]);
     let _outcome = h.join("r", &late);
-    h.rooms.walk(100);
+    h.rooms.walk(100, h.now);
     assert_eq!(
         (received(&early), received(&late)),
         (vec!["3".into(), "4".into()], vec!["joined 2".into(), "3".into(), "4".into()])
@@ -195,7 +198,7 @@ fn a_burst_longer_than_the_outbox_is_not_slowness() {
     h.publish("r", "e", 1..=50);
     let mut got = received(&member);
     while h.rooms.has_work() {
-        h.rooms.walk(1024);
+        h.rooms.walk(1024, h.now);
         got.extend(received(&member));
     }
     assert_eq!(got.len(), 51);
@@ -264,8 +267,8 @@ fn a_room_moves_make_before_break() {
     let (old, new) = (h.interest.clone(), Arc::new(Interest::new()));
     // Ids decide between equal weights; the old one is not eligible any more.
     let links = vec![
-        PlacedLink::new(LINK, "a:1", old, Arc::default(), false),
-        PlacedLink::new(LinkId(2), "b:1", new.clone(), Arc::default(), true),
+        PlacedLink::new(LINK, "a:1", old, Arc::default(), Arc::default(), false),
+        PlacedLink::new(LinkId(2), "b:1", new.clone(), Arc::default(), Arc::default(), true),
     ];
     h.place(Arc::new(Placement::new(links, false)));
     assert!(h.wishes().is_empty(), "kept until the new one has answered");
@@ -281,8 +284,9 @@ fn a_room_moves_make_before_break() {
 fn a_room_that_moves_back_before_the_other_answered_is_not_given_up() {
     let mut h = Harness::new();
     let _member = h.member("r", "e", 3);
-    let other = || PlacedLink::new(LinkId(2), "b:1", Arc::default(), Arc::default(), true);
-    let own = |eligible| PlacedLink::new(LINK, "a:1", h.interest.clone(), h.reads.clone(), eligible);
+    let other = || PlacedLink::new(LinkId(2), "b:1", Arc::default(), Arc::default(), Arc::default(), true);
+    let own =
+        |eligible| PlacedLink::new(LINK, "a:1", h.interest.clone(), h.reads.clone(), h.held_back.clone(), eligible);
     let (moving, back) = (vec![own(false), other()], vec![own(true)]);
     h.place(Arc::new(Placement::new(moving, false)));
     h.place(Arc::new(Placement::new(back, false)));
@@ -329,8 +333,8 @@ fn a_walk_meets_no_more_members_than_its_budget_and_rooms_take_turns() {
     crowd.iter().chain([&lonely]).for_each(|member| drop(received(member)));
     h.publish("crowd", "e", 1..=1);
     h.publish("lonely", "e", 1..=1);
-    assert_eq!(h.rooms.walk(4).members, 4);
-    assert_eq!(h.rooms.walk(4).members, 4);
+    assert_eq!(h.rooms.walk(4, h.now).members, 4);
+    assert_eq!(h.rooms.walk(4, h.now).members, 4);
     assert_eq!(received(&lonely), ["1"], "did not wait for the crowd");
     h.walk_all();
     assert!(crowd.drain(..).all(|member| received(&member) == ["1"]));
@@ -382,7 +386,7 @@ proptest! {
                         h.rooms.state(LINK, ROOMS[room], Position::new("e", stands[room]), None);
                         // Nothing is pending in a room whose position was not known.
                         while outcome.is_empty() {
-                            h.rooms.walk(1);
+                            h.rooms.walk(1, h.now);
                             collect(&members, &mut got);
                         }
                         prop_assert_eq!(outcome.try_recv(), Ok(JoinOutcome::Joined));
@@ -410,12 +414,12 @@ proptest! {
                         h.publish(ROOMS[room], "e", first..=stands[room]);
                     }
                 }
-                Step::Walk(budget) => { h.rooms.walk(budget); }
+                Step::Walk(budget) => { h.rooms.walk(budget, h.now); }
             }
             collect(&members, &mut got);
         }
         while h.rooms.has_work() {
-            h.rooms.walk(2);
+            h.rooms.walk(2, h.now);
             collect(&members, &mut got);
         }
         for ((room, number), got) in got {

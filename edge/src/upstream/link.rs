@@ -31,7 +31,7 @@ use super::{Settings, Shared, publishes::Inflight, routes::Route};
 use crate::{
     defaults::{LINK_BACKOFF, LINK_QUEUE, SILENCE},
     hub::Hub,
-    interest::{Interest, Reads},
+    interest::{HeldBack, Interest, Reads},
     removals::Removals,
 };
 use receive::receive;
@@ -152,23 +152,32 @@ impl Link {
     async fn run(self, links: &Links, first: bool) -> LinkError {
         let Self { address, store, outgoing, incoming, .. } = self;
         let (broadcasts, waiting) = mpsc::channel(limit(LINK_QUEUE));
-        let (interest, reads) = (Arc::new(Interest::new()), Arc::new(Reads::new()));
-        let (draining, hears) = (false, true);
-        let placed = (interest.clone(), reads.clone());
-        let route =
-            Route { address, interest: placed.0, reads: placed.1, broadcasts, draining, hears, settled: first, store };
+        let (interest, reads, held_back) =
+            (Arc::<Interest>::default(), Arc::<Reads>::default(), Arc::<HeldBack>::default());
+        let route = Route {
+            address,
+            interest: interest.clone(),
+            reads: reads.clone(),
+            held_back: held_back.clone(),
+            broadcasts,
+            draining: false,
+            hears: true,
+            settled: first,
+            store,
+        };
         let up = Up::register(route, links.shared.clone());
         let inflight = Mutex::new(Inflight::new(links.shared.metrics.link_inflight_full.clone()));
         let reading = Reading::default();
         let reports = links.reports.clone();
-        let mut sender = Sender { reports, outgoing, interest, reads, waiting, inflight: &inflight, reading: &reading };
+        let (inflight, reading) = (&inflight, &reading);
+        let mut sender = Sender { reports, outgoing, interest, reads, held_back, waiting, inflight, reading };
         let settling = async {
             sleep(SETTLING).await;
             up.settles();
             std::future::pending().await
         };
         let error = tokio::select! {
-            error = receive(incoming, &up, links, &inflight, &reading) => error,
+            error = receive(incoming, &up, links, inflight, reading) => error,
             error = sender.run() => error,
             error = settling, if !first => error,
         };

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::publishes::Broadcast;
 use crate::{
-    interest::{Interest, LinkId, PlacedLink, Placement, Reads},
+    interest::{HeldBack, Interest, LinkId, PlacedLink, Placement, Reads},
     metrics::LinkState,
 };
 
@@ -24,6 +24,7 @@ pub(super) struct Route {
     pub(super) address: String,
     pub(super) interest: Arc<Interest>,
     pub(super) reads: Arc<Reads>,
+    pub(super) held_back: Arc<HeldBack>,
     pub(super) broadcasts: mpsc::Sender<Broadcast>,
     /// The node is about to stop: no new rooms for it.
     pub(super) draining: bool,
@@ -85,7 +86,8 @@ impl Routes {
         let best = links.values().map(Route::rank).max();
         let placed = links.iter().map(|(id, route)| {
             let eligible = Some(route.rank()) == best;
-            PlacedLink::new(*id, &route.address, route.interest.clone(), route.reads.clone(), eligible)
+            let (interest, reads, held_back) = (route.interest.clone(), route.reads.clone(), route.held_back.clone());
+            PlacedLink::new(*id, &route.address, interest, reads, held_back, eligible)
         });
         // When nobody hears, it is the store: to move would only add to the trouble.
         let still = !links.values().any(|route| route.hears);
@@ -100,9 +102,9 @@ mod tests {
 
     fn route(address: &str) -> Route {
         let (broadcasts, _) = mpsc::channel(1);
-        let (interest, reads) = (Arc::default(), Arc::default());
+        let (interest, reads, held_back) = (Arc::default(), Arc::default(), Arc::default());
         let (address, store) = (address.to_owned(), "s".to_owned());
-        Route { address, interest, reads, broadcasts, draining: false, hears: true, settled: true, store }
+        Route { address, interest, reads, held_back, broadcasts, draining: false, hears: true, settled: true, store }
     }
 
     fn two(change: impl Fn(&mut Route)) -> Routes {

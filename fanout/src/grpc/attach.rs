@@ -2,13 +2,13 @@
 
 mod publishes;
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use proto::{
     PAGE_BYTES, Position, Room, VERSION,
     wire::{
-        EdgeMessage, FanoutHello, FanoutMessage, Read, ReadResult, RoomInterest, Stats, edge_message::Kind,
+        EdgeMessage, FanoutHello, FanoutMessage, HeldRoom, Read, ReadResult, RoomInterest, Stats, edge_message::Kind,
         fanout_message::Kind as Out, link_server::Link, read::From,
     },
 };
@@ -183,6 +183,13 @@ impl Inbound {
             }
             Some(Kind::Stats(stats)) => self.guard.attachment.report().stats = Arc::new(bounded(stats)),
             Some(Kind::Accepts(accepts)) => self.guard.attachment.accepts_batches(accepts.publications_batch),
+            Some(Kind::HoldBack(held)) => {
+                for HeldRoom { room, ms } in &held.rooms {
+                    let Ok(room) = Room::try_new(room) else { continue };
+                    self.publishing.metrics.hold_backs.inc();
+                    self.dispatcher.hold_back(self.guard.attachment.id, &room, Duration::from_millis((*ms).into()));
+                }
+            }
             Some(Kind::Beat(_)) => {}
             None => {
                 self.publishing.metrics.unknown_messages.inc();

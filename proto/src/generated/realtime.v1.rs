@@ -729,7 +729,7 @@ pub mod publisher_server {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EdgeMessage {
-    #[prost(oneof = "edge_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "edge_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub kind: ::core::option::Option<edge_message::Kind>,
 }
 /// Nested message and enum types in `EdgeMessage`.
@@ -750,6 +750,8 @@ pub mod edge_message {
         Beat(super::EdgeBeat),
         #[prost(message, tag = "7")]
         Accepts(super::Accepts),
+        #[prost(message, tag = "8")]
+        HoldBack(super::HoldBack),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -816,6 +818,20 @@ pub struct RoomInterest {
     /// Where the edge stands: it is sent everything after it. Unset: from the room's present position on.
     #[prost(message, optional, tag = "3")]
     pub position: ::core::option::Option<Position>,
+}
+/// Many members of these rooms do not keep up: their publishers are to be held back. Said again while it is so.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HoldBack {
+    #[prost(message, repeated, tag = "1")]
+    pub rooms: ::prost::alloc::vec::Vec<HeldRoom>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HeldRoom {
+    #[prost(string, tag = "1")]
+    pub room: ::prost::alloc::string::String,
+    /// From now on, in milliseconds, whatever was said before; 0: no longer.
+    #[prost(uint32, tag = "2")]
+    pub ms: u32,
 }
 /// Reads a page of a room's history; answered by a ReadResult with the same id.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

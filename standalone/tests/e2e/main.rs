@@ -14,6 +14,7 @@ mod chaos;
 mod conformance;
 mod connecting;
 mod contract;
+mod crowd;
 mod demo;
 mod drops;
 mod floods;

@@ -2,17 +2,21 @@
 
 use proto::Room;
 use service::limit;
+use tokio::time::Instant;
 
 use super::{Cx, HubRoom, Item, ROOM_PENDING, ROOM_PENDING_BYTES};
 use crate::{outbox::Outbox, protocol::ServerMessage};
 
+/// Publications that wait to be handed out in a large room before its publishers are held back.
+const CROWD_PENDING: usize = 64;
+
 impl HubRoom {
-    /// Hands what is pending to at most `members` members, in slices of at most half an outbox. Returns how many
-    /// members it met, and how many frames were queued.
-    pub(in crate::hub) fn walk(&mut self, members: usize, cx: &mut Cx<'_>) -> (usize, usize) {
+    /// Hands what is pending to at most `members` members, in slices of at most half an outbox, less in a
+    /// large room. Returns how many members it met, and how many frames were queued.
+    pub(in crate::hub) fn walk(&mut self, members: usize, now: Instant, cx: &mut Cx<'_>) -> (usize, usize) {
         let admitted = self.admit_waiting(members, cx);
         let served = self.serve(members - admitted, cx);
-        let (met, queued) = self.walk_pending(members - admitted - served, cx);
+        let (met, queued) = self.walk_pending(members - admitted - served, now, cx);
         (admitted + served + met, queued)
     }
 
@@ -32,13 +36,19 @@ impl HubRoom {
         count
     }
 
-    fn walk_pending(&mut self, most: usize, cx: &mut Cx<'_>) -> (usize, usize) {
+    fn walk_pending(&mut self, most: usize, now: Instant, cx: &mut Cx<'_>) -> (usize, usize) {
         // Nothing is pending if those it was for have left.
         if most == 0 || !self.has_pending() {
             return (0, 0);
         }
         if !self.members.is_walking() {
+            if !self.may_go_on(now, cx) {
+                return (0, 0);
+            }
             self.begin_slice(cx);
+        }
+        if self.is_crowd() && self.pending.len() > limit(CROWD_PENDING) {
+            self.hold_back(now, cx);
         }
         let (mut met, mut queued) = (0, 0);
         for member in self.members.walk(most) {
@@ -52,6 +62,7 @@ impl HubRoom {
                 }
             }
             if self.pending.is_empty() {
+                self.let_go_on(cx);
                 // Bursts give their memory back.
                 self.slice.shrink_to(4);
                 self.pending.shrink_to(4);
@@ -73,10 +84,12 @@ impl HubRoom {
         self.members.begin_walk();
         // Without a member there is nothing to fit into.
         let limits = self.members.first_limits();
+        // A large room looks at its members between two slices; some may be behind the others by several.
+        let parts = if self.is_crowd() { 16 } else { 2 };
         let (mut frames, mut bytes) = (0, 0);
         while let Some(item) = self.pending.front() {
             let len = item.len();
-            let fits = limits.is_none_or(|max| frames < max.frames.div_ceil(2) && bytes + len <= max.bytes / 2);
+            let fits = limits.is_none_or(|max| frames < max.frames.div_ceil(parts) && bytes + len <= max.bytes / parts);
             if !fits && frames > 0 {
                 break;
             }

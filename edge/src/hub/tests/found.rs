@@ -53,8 +53,9 @@ fn a_read_over_a_link_that_the_room_has_left_is_given_up_with_it() {
     let mut outcome = h.join_since("r", &back, since(4));
     assert_eq!(h.reads().len(), 1);
     let both = |eligible: bool| {
-        let link =
-            |id: u64, eligible| PlacedLink::new(LinkId(id), "a:1", h.interest.clone(), h.reads.clone(), eligible);
+        let link = |id: u64, eligible| {
+            PlacedLink::new(LinkId(id), "a:1", h.interest.clone(), h.reads.clone(), h.held_back.clone(), eligible)
+        };
         Arc::new(Placement::new(vec![link(1, !eligible), link(2, eligible)], false))
     };
     let placement = both(true);

@@ -498,7 +498,7 @@ impl World {
             Step::Store(count) => self.stored += count,
             Step::Bring(count) => self.bring(count),
             Step::Answer => self.answer(),
-            Step::Walk(budget) => drop(self.h.rooms.walk(budget)),
+            Step::Walk(budget) => drop(self.h.rooms.walk(budget, self.h.now)),
             Step::Pump(member) => self.pump(member),
         }
     }
@@ -508,7 +508,7 @@ impl World {
         self.bring(u64::MAX / 2);
         for _ in 0..200 {
             self.answer();
-            self.h.rooms.walk(2);
+            self.h.rooms.walk(2, self.h.now);
             (0..MEMBERS).for_each(|member| self.pump(member));
         }
     }

@@ -35,7 +35,7 @@ async fn no_more_than_1024_members_are_walked_between_two_yields() {
     for shard in shards {
         lifecycle.spawn(shard);
     }
-    let link = PlacedLink::new(LINK, "node:7000", Arc::default(), Arc::default(), true);
+    let link = PlacedLink::new(LINK, "node:7000", Arc::default(), Arc::default(), Arc::default(), true);
     hub.place(Arc::new(Placement::new(vec![link], false))).await;
 
     let room = Room::try_new("room").unwrap();

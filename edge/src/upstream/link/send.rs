@@ -1,6 +1,9 @@
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use proto::{
@@ -16,7 +19,7 @@ use tokio::{
 use super::{LinkError, message};
 use crate::{
     defaults::{BEAT, INTEREST_CHUNK, LINK_READS},
-    interest::{Interest, ReadFrom, Reads, Wish},
+    interest::{HeldBack, Interest, ReadFrom, Reads, Wish},
     upstream::publishes::{Broadcast, Inflight},
 };
 
@@ -26,6 +29,7 @@ pub(super) struct Sender<'a> {
     pub(super) outgoing: mpsc::Sender<wire::EdgeMessage>,
     pub(super) interest: Arc<Interest>,
     pub(super) reads: Arc<Reads>,
+    pub(super) held_back: Arc<HeldBack>,
     pub(super) waiting: mpsc::Receiver<Broadcast>,
     pub(super) inflight: &'a Mutex<Inflight>,
     pub(super) reading: &'a Reading,
@@ -61,7 +65,7 @@ impl Sender<'_> {
         // The latest report at once, so that a node that just started knows us.
         self.reports.mark_changed();
         let mut number = 0;
-        let (mut wishes, mut pages) = (Vec::new(), Vec::new());
+        let (mut wishes, mut pages, mut held) = (Vec::new(), Vec::new(), Vec::new());
         loop {
             let kind = tokio::select! {
                 biased;
@@ -69,6 +73,8 @@ impl Sender<'_> {
                     number += 1;
                     edge_message::Kind::Beat(wire::EdgeBeat { number })
                 }
+                // Whose members cannot take more: as early as can be.
+                () = next_held(&self.held_back, &mut held) => hold_back_message(held.drain(..)),
                 // Rooms before broadcasts, which need them.
                 () = next_wishes(&self.interest, &mut wishes) => interest_message(wishes.drain(..)),
                 Some(broadcast) = self.waiting.recv() => {
@@ -94,6 +100,10 @@ async fn next_wishes(interest: &Interest, into: &mut Vec<(Room, Wish)>) {
     std::future::poll_fn(|cx| interest.poll_drain(cx, limit(INTEREST_CHUNK), into)).await;
 }
 
+async fn next_held(held_back: &HeldBack, into: &mut Vec<(Room, Duration)>) {
+    std::future::poll_fn(|cx| held_back.poll_drain(cx, limit(INTEREST_CHUNK), into)).await;
+}
+
 async fn next_page(reads: &Reads, reading: &Reading, into: &mut Vec<(Room, (u64, ReadFrom))>) {
     reading.may_ask().await;
     std::future::poll_fn(|cx| reads.poll_drain(cx, 1, into)).await;
@@ -105,6 +115,14 @@ fn read_message(id: u64, room: &Room, from: ReadFrom) -> edge_message::Kind {
         ReadFrom::Last(count) => wire::read::From::Last(count),
     };
     edge_message::Kind::Read(wire::Read { id, room: room.as_str().to_owned(), from: Some(from), limit: 0 })
+}
+
+fn hold_back_message(held: impl Iterator<Item = (Room, Duration)>) -> edge_message::Kind {
+    let rooms = held.map(|(room, length)| wire::HeldRoom {
+        room: room.as_str().to_owned(),
+        ms: u32::try_from(length.as_millis()).unwrap_or(u32::MAX),
+    });
+    edge_message::Kind::HoldBack(wire::HoldBack { rooms: rooms.collect() })
 }
 
 fn interest_message(wishes: impl Iterator<Item = (Room, Wish)>) -> edge_message::Kind {
