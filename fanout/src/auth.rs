@@ -5,11 +5,19 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
+use http::{HeaderValue, Request, header};
 use service::settings::Secret;
 use subtle::ConstantTimeEq as _;
 
 /// The name of publishers while no key is configured, and so only loopback is served.
 const LOCAL: &str = "@local";
+
+/// What a call of the publish API is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    Read,
+    Publish,
+}
 
 /// Who calls the publish API.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,13 +25,19 @@ pub struct Caller {
     /// As it appears in `from`: `@name`.
     pub name: Arc<str>,
     /// False for a `:read` key.
-    pub may_publish: bool,
+    may_publish: bool,
 }
 
-/// No key, or none that is known.
+/// Why a call is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no valid API key: send `authorization: Bearer <key>`")]
-pub struct Unauthenticated;
+pub enum Refused {
+    #[error("no API key: send `authorization: Bearer <key>`")]
+    Missing,
+    #[error("no valid API key: send `authorization: Bearer <key>`")]
+    Unknown,
+    #[error("this key may only read")]
+    ReadOnly,
+}
 
 /// The keys of the publish API. Empty: everybody is `@local`. Cloning shares them.
 #[derive(Clone, Default)]
@@ -45,20 +59,25 @@ impl ApiKeys {
         read(&self.0).is_empty()
     }
 
-    /// Judges the value of an `authorization` header.
-    pub fn authenticate(&self, authorization: Option<&[u8]>) -> Result<Caller, Unauthenticated> {
+    /// Judges a call by the head of its request, before anything else of it is looked at: the one place that does.
+    pub fn admit<B>(&self, request: &Request<B>, right: Right) -> Result<Caller, Refused> {
+        let caller = self.caller(request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes))?;
+        if right == Right::Publish && !caller.may_publish { Err(Refused::ReadOnly) } else { Ok(caller) }
+    }
+
+    fn caller(&self, authorization: Option<&[u8]>) -> Result<Caller, Refused> {
         let keys = read(&self.0);
         if keys.is_empty() {
             return Ok(Caller { name: LOCAL.into(), may_publish: true });
         }
-        let given = authorization.and_then(bearer).ok_or(Unauthenticated)?;
+        let given = bearer(authorization.ok_or(Refused::Missing)?).ok_or(Refused::Unknown)?;
         let mut found = None;
         for (caller, secret) in keys.iter() {
             if bool::from(secret.expose().as_bytes().ct_eq(given)) {
                 found = Some(caller);
             }
         }
-        found.cloned().ok_or(Unauthenticated)
+        found.cloned().ok_or(Refused::Unknown)
     }
 }
 
@@ -134,23 +153,28 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 mod tests {
     use super::*;
 
+    fn request(authorization: &str) -> Request<()> {
+        Request::builder().header(header::AUTHORIZATION, authorization).body(()).unwrap()
+    }
+
     #[test]
     fn keys_are_parsed_and_compared() {
         let keys = ApiKeys::parse("shop:s3cret, audit:look~:read,shop:next-1").unwrap();
-        let ask = |text: &str| keys.authenticate(Some(text.as_bytes()));
-        assert_eq!(ask("Bearer s3cret").unwrap(), Caller { name: "@shop".into(), may_publish: true });
-        assert_eq!(&*ask("bearer next-1").unwrap().name, "@shop");
-        assert!(!ask("Bearer look~").unwrap().may_publish);
+        let ask = |text: &str, right| keys.admit(&request(text), right);
+        assert_eq!(ask("Bearer s3cret", Right::Publish), Ok(Caller { name: "@shop".into(), may_publish: true }));
+        assert_eq!(&*ask("bearer next-1", Right::Read).unwrap().name, "@shop");
+        assert_eq!(&*ask("Bearer look~", Right::Read).unwrap().name, "@audit");
+        assert_eq!(ask("Bearer look~", Right::Publish), Err(Refused::ReadOnly));
         for bad in ["Bearer s3cre", "Bearer s3crett", "Basic s3cret", "Bearer ", "", "Bearer look~:read"] {
-            assert_eq!(ask(bad), Err(Unauthenticated), "{bad}");
+            assert_eq!(ask(bad, Right::Read), Err(Refused::Unknown), "{bad}");
         }
-        assert_eq!(keys.authenticate(None), Err(Unauthenticated));
+        assert_eq!(keys.admit(&Request::new(()), Right::Read), Err(Refused::Missing));
         assert!(!format!("{keys:?}").contains("s3cret"));
     }
 
     #[test]
     fn without_keys_everybody_is_local() {
-        assert_eq!(&*ApiKeys::default().authenticate(None).unwrap().name, "@local");
+        assert_eq!(&*ApiKeys::default().admit(&Request::new(()), Right::Publish).unwrap().name, "@local");
     }
 
     #[test]
@@ -167,11 +191,11 @@ mod tests {
         let shared = keys.clone();
         for bad in [",", "shop", "shop:new,x"] {
             shared.replace(bad).unwrap_err();
-            assert!(keys.authenticate(Some(b"Bearer old")).is_ok(), "{bad}");
+            assert!(keys.admit(&request("Bearer old"), Right::Read).is_ok(), "{bad}");
         }
         shared.replace("shop:new").unwrap();
-        assert!(keys.authenticate(Some(b"Bearer new")).is_ok());
-        assert_eq!(keys.authenticate(Some(b"Bearer old")), Err(Unauthenticated));
+        assert!(keys.admit(&request("Bearer new"), Right::Read).is_ok());
+        assert_eq!(keys.admit(&request("Bearer old"), Right::Read), Err(Refused::Unknown));
     }
 
     #[test]

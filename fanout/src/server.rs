@@ -16,7 +16,6 @@ use anyhow::Context as _;
 use axum::{
     BoxError,
     body::{Bytes, HttpBody},
-    middleware::map_response,
 };
 use prometheus_client::registry::Registry;
 use proto::{
@@ -42,7 +41,7 @@ use crate::{
     },
     config::Config,
     dispatcher::{Dispatcher, Instruments},
-    grpc::{attach::LinkService, publish::PublisherService, status},
+    grpc::{attach::LinkService, door::GrpcService, publish::PublisherService},
     http::{Api, JsonService, Streams},
     metrics::{HearingAge, Metrics},
     publishing::Publishing,
@@ -242,9 +241,7 @@ impl Node {
     }
 
     async fn api_service(&self, lifecycle: &Lifecycle) -> anyhow::Result<impl Serve + use<>> {
-        let keys = self.config.secrets.api_keys.clone();
         let publisher = PublisherServer::new(PublisherService {
-            keys: keys.clone(),
             publishing: self.publishing.clone(),
             drain: lifecycle.drain().clone(),
         })
@@ -255,10 +252,10 @@ impl Node {
         listener::report_health(reporter, broker, metrics, lifecycle).await;
         let mut grpc = Routes::builder();
         grpc.add_service(publisher).add_service(health);
-        reflection::add(&mut grpc, &keys)?;
+        reflection::add(&mut grpc)?;
         let api = Api {
             node: Arc::clone(&self.name),
-            keys,
+            keys: self.config.secrets.api_keys.clone(),
             publishing: self.publishing.clone(),
             attachments: self.attachments.clone(),
             rates: self.rates.clone(),
@@ -274,6 +271,7 @@ pub(crate) fn publish_api<B>(grpc: Routes, api: Api) -> impl Serve<B>
 where
     B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let grpc = grpc.prepare().into_axum_router().layer(map_response(status::too_large_is_invalid));
+    let metrics = Arc::clone(&api.publishing.metrics);
+    let grpc = GrpcService::new(grpc.prepare().into_axum_router(), api.keys.clone(), metrics);
     listener::by_content_type(grpc, JsonService::new(api))
 }

@@ -113,7 +113,7 @@ impl Node {
         let LinkService { hello, attachments, lifecycle, .. } = &self.service;
         let (keys, drain) = (ApiKeys::default(), lifecycle.drain().clone());
         let publishing = self.publishing.clone();
-        let publisher = PublisherService { keys: keys.clone(), publishing: publishing.clone(), drain: drain.clone() };
+        let publisher = PublisherService { publishing: publishing.clone(), drain: drain.clone() };
         let (node, attachments, rates) = (hello.node.as_str().into(), attachments.clone(), self.rates.clone());
         let api = Api { node, keys, publishing, attachments, rates, streams: Streams::default(), drain };
         publish_api(Routes::new(PublisherServer::new(publisher)), api)

@@ -4,7 +4,7 @@
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use axum::{
-    BoxError, Router,
+    BoxError,
     body::{Bytes, HttpBody},
     response::Response,
 };
@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     broker::Broker,
-    grpc::publish::PublisherService,
+    grpc::{door::GrpcService, publish::PublisherService},
     http::JsonService,
     metrics::{Cut, Metrics},
 };
@@ -254,14 +254,15 @@ where
 }
 
 /// gRPC and JSON on one port.
-pub(super) fn by_content_type<B>(grpc: Router, json: JsonService) -> impl Serve<B>
+pub(super) fn by_content_type<B>(grpc: GrpcService, json: JsonService) -> impl Serve<B>
 where
     B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     tower::service_fn(move |request: Request<B>| {
         let content_type = request.headers().get(header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
         let is_grpc = content_type.is_some_and(|value| value.starts_with(b"application/grpc"));
-        if is_grpc { Either::Left(grpc.clone().call(request)) } else { Either::Right(json.call(request).map(Ok)) }
+        let answer = if is_grpc { Either::Left(grpc.call(request)) } else { Either::Right(json.call(request)) };
+        answer.map(Ok)
     })
 }
 

@@ -113,12 +113,16 @@ async fn a_body_over_the_limit_is_refused_however_large() {
     let (status, text) = http(node.bound.api, POST, &padded).await;
     assert!(status == 413 && text.contains("message_too_large"), "{text}");
     let requests = [request("a", "1"), request("a", of(5 << 20)), request("a", "2")];
+    let refused = "api_requests_total{method=\"PublishMany\",code=\"invalid_argument\"}";
+    assert_eq!(node.metric::<u64>(refused).await, 1, "what tonic refuses counts, too");
     let mut results = client.publish_stream(tokio_stream::iter(requests)).await.unwrap().into_inner();
     let mut end = None;
     while let Some(result) = results.next().await {
         end = result.err();
     }
     assert_eq!(end.unwrap().code(), Code::InvalidArgument, "such a request ends a stream");
+    let ended = "api_requests_total{method=\"PublishStream\",code=\"invalid_argument\"}";
+    assert_eq!(node.metric::<u64>(ended).await, 1);
     assert_eq!(seq(&mut client, request("a", "1")).await, 4);
     drop((client, results));
     node.finish().await;

@@ -6,7 +6,7 @@ use futures_util::{Stream, stream::unfold};
 use proto::wire::{PublishRequest, PublishResult};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::{offer, result, settle};
 use crate::{
@@ -67,7 +67,7 @@ impl Results {
             let again = self.refused.as_ref().map(|refused| refused.again);
             tokio::select! {
                 biased;
-                request = self.requests.message(), if more => match request.map_err(status::of_requests)? {
+                request = self.requests.message(), if more => match request.map_err(|status| self.unread(status))? {
                     Some(request) => {
                         let begun = self.publishing.begin(&request.traceparent);
                         self.offer(request, begun);
@@ -90,6 +90,15 @@ impl Results {
                 else => return if self.drain.is_cancelled() { Err(status::draining()) } else { Ok(None) },
             }
         }
+    }
+
+    /// The stream ends with it. One that is too large is no fault of the connection's.
+    fn unread(&self, status: Status) -> Status {
+        let status = status::of_requests(status);
+        if status.code() == Code::InvalidArgument {
+            self.publishing.metrics.called("PublishStream", status::label(status.code()));
+        }
+        status
     }
 
     fn offer(&mut self, request: PublishRequest, begun: Begun) {

@@ -7,6 +7,7 @@ use tonic::Code;
 
 use super::*;
 use crate::{
+    auth::{ApiKeys, Right},
     broker::{StoreError, scripted::Scripted},
     removals::Removals,
 };
@@ -21,11 +22,19 @@ fn service(outcome: Result<u64, StoreError>) -> (PublisherService, Arc<Scripted>
         removals: Removals::new(Arc::default()),
         max_body: 64 << 10,
     };
-    (PublisherService { keys: ApiKeys::default(), publishing, drain: CancellationToken::new() }, broker)
+    (PublisherService { publishing, drain: CancellationToken::new() }, broker)
+}
+
+/// A call that was let in.
+fn call<T>(message: T) -> Request<T> {
+    let caller = ApiKeys::default().admit(&http::Request::new(()), Right::Publish).unwrap();
+    let mut call = Request::new(message);
+    call.extensions_mut().insert(caller);
+    call
 }
 
 fn request() -> Request<PublishRequest> {
-    Request::new(PublishRequest { room: "a".into(), body: "1".into(), ..PublishRequest::default() })
+    call(PublishRequest { room: "a".into(), body: "1".into(), ..PublishRequest::default() })
 }
 
 fn trailer<'a>(status: &'a Status, name: &str) -> Option<&'a str> {
@@ -52,7 +61,7 @@ async fn a_store_that_is_away_is_unavailable_and_certainly_not_stored() {
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(trailer(&status, "realtime-stored"), Some("no"));
     let history = HistoryRequest { room: "a".into(), ..HistoryRequest::default() };
-    assert_eq!(service.history(Request::new(history)).await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(service.history(call(history)).await.unwrap_err().code(), Code::Unavailable);
 }
 
 #[tokio::test]
@@ -75,7 +84,7 @@ async fn rooms_of_one_call_fail_one_by_one_with_the_same_codes() {
         let rooms = vec!["a".to_owned(), " ".to_owned(), "b".to_owned()];
         let many = PublishManyRequest { rooms, body: "1".into(), ..PublishManyRequest::default() };
         let start = Instant::now();
-        let results = service.publish_many(Request::new(many)).await.unwrap().into_inner().results;
+        let results = service.publish_many(call(many)).await.unwrap().into_inner().results;
         let codes = results.into_iter().map(|result| match result.result.unwrap() {
             publish_result::Result::Ok(ok) => panic!("{ok:?}"),
             publish_result::Result::Error(error) => Code::from(error.code),
@@ -83,4 +92,11 @@ async fn rooms_of_one_call_fail_one_by_one_with_the_same_codes() {
         assert_eq!(codes.collect::<Vec<_>>(), [code, Code::InvalidArgument, code]);
         assert!(start.elapsed() < HOLD * 2, "held back once, not for each room");
     }
+}
+
+#[tokio::test]
+async fn whom_nobody_let_in_is_refused() {
+    let (service, broker) = service(Ok(1));
+    let code = service.publish(Request::new(request().into_inner())).await.unwrap_err().code();
+    assert_eq!((code, broker.offered.load(Ordering::Relaxed)), (Code::Unauthenticated, 0));
 }
