@@ -6,7 +6,7 @@ use std::{
 };
 
 use http::{HeaderValue, Request, header};
-use service::settings::Secret;
+use service::{accept::Speaker, settings::Secret};
 use subtle::ConstantTimeEq as _;
 
 /// The name of publishers while no key is configured, and so only loopback is served.
@@ -59,9 +59,13 @@ impl ApiKeys {
         read(&self.0).is_empty()
     }
 
-    /// Judges a call by the head of its request, before anything else of it is looked at: the one place that does.
+    /// Judges a call by the head of its request, before anything else of it is looked at: the one place that does. A
+    /// connection that has shown a key keeps its place.
     pub fn admit<B>(&self, request: &Request<B>, right: Right) -> Result<Caller, Refused> {
         let caller = self.caller(request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes))?;
+        if let Some(speaker) = request.extensions().get::<Speaker>() {
+            speaker.spoke();
+        }
         if right == Right::Publish && !caller.may_publish { Err(Refused::ReadOnly) } else { Ok(caller) }
     }
 

@@ -59,13 +59,21 @@ pub(crate) struct Writes {
     pub(crate) api: Counter,
 }
 
-/// Connections of the publish API that took too long.
+/// Connections of the publish API that were cut.
 #[derive(Debug, Clone)]
 pub(crate) struct Cut {
+    /// They took too long for something.
     pub(crate) head: Counter,
     pub(crate) answer: Counter,
     pub(crate) quiet: Counter,
     pub(crate) crowded: Counter,
+    /// Others needed their place, or there was none.
+    pub(crate) keyless: Counter,
+    pub(crate) full: Counter,
+    /// No head of HTTP, or too much of it.
+    pub(crate) bad_head: Counter,
+    /// No answer to a ping.
+    pub(crate) ping: Counter,
 }
 
 /// Cached handles. The default counts into nothing that is shown.
@@ -152,7 +160,7 @@ impl Metrics {
         let rebuilt = |reason| rebuilt.get_or_create_owned(&Reason { reason });
         let writes = family::<Listener>(registry, "writes", "Write system calls on connections, by who listens");
         let write = |listener| writes.get_or_create_owned(&Listener { listener });
-        let cut = family::<Reason>(registry, "api_cut", "Connections of the publish API cut for taking too long");
+        let cut = family::<Reason>(registry, "api_cut", "Connections of the publish API cut, by reason");
         let cut = |reason| cut.get_or_create_owned(&Reason { reason });
         let calls = family::<Call>(registry, "api_requests", "Calls of the publish API");
         let stages = Stages::register(registry);
@@ -213,6 +221,10 @@ impl Metrics {
                 answer: cut("slow_answer"),
                 quiet: cut("quiet"),
                 crowded: cut("crowded"),
+                keyless: cut("keyless"),
+                full: cut("full"),
+                bad_head: cut("bad_head"),
+                ping: cut("ping_timeout"),
             },
             broker_up: gauge(registry, "broker_up", "1 while the broker can store, read and hear"),
             reconnected_commands: redis("commands"),

@@ -51,6 +51,7 @@ mod api;
 mod brokers;
 mod cluster;
 mod contract;
+mod crowd;
 mod door;
 mod drain;
 mod failover;
