@@ -9,6 +9,8 @@ use http::{HeaderValue, Request, header};
 use service::{accept::Speaker, settings::Secret};
 use subtle::ConstantTimeEq as _;
 
+use crate::broker::share::Share;
+
 /// The name of publishers while no key is configured, and so only loopback is served.
 const LOCAL: &str = "@local";
 
@@ -20,10 +22,12 @@ pub enum Right {
 }
 
 /// Who calls the publish API.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Caller {
     /// As it appears in `from`: `@name`.
     pub name: Arc<str>,
+    /// Of the queue to the store; all keys of a name have one. `None`: all of it, where there are no keys.
+    pub(crate) share: Option<Arc<Share>>,
     /// False for a `:read` key.
     may_publish: bool,
 }
@@ -46,12 +50,13 @@ pub struct ApiKeys(Arc<RwLock<Vec<(Caller, Secret)>>>);
 impl ApiKeys {
     /// Reads `name:secret` or `name:secret:read`, comma-separated. The error never holds a secret.
     pub fn parse(text: &str) -> Result<Self, String> {
-        Ok(Self(Arc::new(RwLock::new(parse_keys(text)?))))
+        Ok(Self(Arc::new(RwLock::new(parse_keys(text, &[])?))))
     }
 
     /// Puts those of the text in force instead.
     pub(crate) fn replace(&self, text: &str) -> Result<(), String> {
-        *write(&self.0) = parse_keys(text)?;
+        let keys = parse_keys(text, &read(&self.0))?;
+        *write(&self.0) = keys;
         Ok(())
     }
 
@@ -72,7 +77,7 @@ impl ApiKeys {
     fn caller(&self, authorization: Option<&[u8]>) -> Result<Caller, Refused> {
         let keys = read(&self.0);
         if keys.is_empty() {
-            return Ok(Caller { name: LOCAL.into(), may_publish: true });
+            return Ok(Caller { name: LOCAL.into(), share: None, may_publish: true });
         }
         let given = bearer(authorization.ok_or(Refused::Missing)?).ok_or(Refused::Unknown)?;
         let mut found = None;
@@ -91,10 +96,16 @@ impl fmt::Debug for ApiKeys {
     }
 }
 
-/// At least one: else a slip would let everybody in.
-fn parse_keys(text: &str) -> Result<Vec<(Caller, Secret)>, String> {
-    let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
-    let keys: Vec<_> = entries.map(parse_key).collect::<Result<_, _>>()?;
+/// At least one: else a slip would let everybody in. A name that was there keeps what it has in the queue.
+fn parse_keys(text: &str, known: &[(Caller, Secret)]) -> Result<Vec<(Caller, Secret)>, String> {
+    let mut keys: Vec<(Caller, Secret)> = Vec::new();
+    for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        let (mut caller, secret) = parse_key(entry)?;
+        if let Some((same, _)) = keys.iter().chain(known).find(|(same, _)| same.name == caller.name) {
+            caller.share.clone_from(&same.share);
+        }
+        keys.push((caller, secret));
+    }
     if keys.is_empty() { Err("there is no key in it".to_owned()) } else { Ok(keys) }
 }
 
@@ -114,7 +125,8 @@ fn parse_key(entry: &str) -> Result<(Caller, Secret), String> {
         Some("read") => false,
         Some(_) => return Err(format!("the right of {name} can only be `read`")),
     };
-    Ok((Caller { name: format!("@{name}").into(), may_publish }, Secret::new(secret)))
+    let caller = Caller { name: format!("@{name}").into(), share: Some(Arc::default()), may_publish };
+    Ok((caller, Secret::new(secret)))
 }
 
 /// What edges must show. Without a token every link is taken: only loopback is served then. Cloning shares it.
@@ -164,15 +176,15 @@ mod tests {
     #[test]
     fn keys_are_parsed_and_compared() {
         let keys = ApiKeys::parse("shop:s3cret, audit:look~:read,shop:next-1").unwrap();
-        let ask = |text: &str, right| keys.admit(&request(text), right);
-        assert_eq!(ask("Bearer s3cret", Right::Publish), Ok(Caller { name: "@shop".into(), may_publish: true }));
-        assert_eq!(&*ask("bearer next-1", Right::Read).unwrap().name, "@shop");
-        assert_eq!(&*ask("Bearer look~", Right::Read).unwrap().name, "@audit");
+        let ask = |text: &str, right| keys.admit(&request(text), right).map(|caller| caller.name.to_string());
+        assert_eq!(ask("Bearer s3cret", Right::Publish).unwrap(), "@shop");
+        assert_eq!(ask("bearer next-1", Right::Read).unwrap(), "@shop");
+        assert_eq!(ask("Bearer look~", Right::Read).unwrap(), "@audit");
         assert_eq!(ask("Bearer look~", Right::Publish), Err(Refused::ReadOnly));
         for bad in ["Bearer s3cre", "Bearer s3crett", "Basic s3cret", "Bearer ", "", "Bearer look~:read"] {
             assert_eq!(ask(bad, Right::Read), Err(Refused::Unknown), "{bad}");
         }
-        assert_eq!(keys.admit(&Request::new(()), Right::Read), Err(Refused::Missing));
+        assert_eq!(keys.admit(&Request::new(()), Right::Read).unwrap_err(), Refused::Missing);
         assert!(!format!("{keys:?}").contains("s3cret"));
     }
 
@@ -199,7 +211,17 @@ mod tests {
         }
         shared.replace("shop:new").unwrap();
         assert!(keys.admit(&request("Bearer new"), Right::Read).is_ok());
-        assert_eq!(keys.admit(&request("Bearer old"), Right::Read), Err(Refused::Unknown));
+        assert_eq!(keys.admit(&request("Bearer old"), Right::Read).unwrap_err(), Refused::Unknown);
+    }
+
+    #[test]
+    fn a_name_has_one_share_whatever_its_secrets() {
+        let keys = ApiKeys::parse("shop:one,mail:two,shop:three").unwrap();
+        let share = |key: &str| keys.admit(&request(&format!("Bearer {key}")), Right::Publish).unwrap().share.unwrap();
+        let before = share("one");
+        assert!(Arc::ptr_eq(&before, &share("three")) && !Arc::ptr_eq(&before, &share("two")));
+        keys.replace("shop:four").unwrap();
+        assert!(Arc::ptr_eq(&before, &share("four")));
     }
 
     #[test]

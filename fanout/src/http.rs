@@ -154,6 +154,7 @@ async fn publish_one(api: &Api, room: &str, request: Request<Body>) -> Result<Re
     let offer = Offer {
         room,
         from: caller.name,
+        share: caller.share,
         body: request.slice_ref(body.get().as_bytes()),
         key: key.as_deref().unwrap_or_default(),
         edge_key_ttl: None,

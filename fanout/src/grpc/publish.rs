@@ -38,7 +38,7 @@ pub(crate) struct PublisherService {
 
 impl PublisherService {
     async fn publish_one(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
-        let from = caller(&request)?.name;
+        let from = caller(&request)?;
         let (metadata, _, request) = request.into_parts();
         let begun = self.publishing.begin(traceparent(&request.traceparent, &metadata));
         let pending = self.held(&from, &request, begun).await;
@@ -50,7 +50,7 @@ impl PublisherService {
         &self,
         request: Request<PublishManyRequest>,
     ) -> Result<Response<PublishManyResponse>, Status> {
-        let from = caller(&request)?.name;
+        let from = caller(&request)?;
         let (metadata, _, PublishManyRequest { rooms, body, key, traceparent: trace }) = request.into_parts();
         if rooms.len() > MAX_ROOMS {
             return Err(status::invalid(format!("at most {MAX_ROOMS} rooms in one call")));
@@ -77,7 +77,7 @@ impl PublisherService {
         Ok(Response::new(RemoveResponse {}))
     }
 
-    async fn held(&self, from: &Arc<str>, request: &PublishRequest, begun: Begun) -> Result<Accepted, PublishError> {
+    async fn held(&self, from: &Caller, request: &PublishRequest, begun: Begun) -> Result<Accepted, PublishError> {
         let until = begun.since + HOLD;
         self.publishing.publish_held(offer(from, request, begun), until).await
     }
@@ -113,7 +113,7 @@ impl Publisher for PublisherService {
         &self,
         request: Request<Streaming<PublishRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        let from = caller(&request)?.name;
+        let from = caller(&request)?;
         let stream = stream::results(self.publishing.clone(), from, request.into_inner(), self.drain.clone());
         Ok(Response::new(Box::pin(stream)))
     }
@@ -145,10 +145,11 @@ fn traceparent<'a>(of_request: &'a str, metadata: &'a MetadataMap) -> &'a str {
     if of_request.is_empty() { of_call() } else { of_request }
 }
 
-fn offer<'a>(from: &Arc<str>, request: &'a PublishRequest, begun: Begun) -> Offer<'a> {
+fn offer<'a>(from: &Caller, request: &'a PublishRequest, begun: Begun) -> Offer<'a> {
     Offer {
         room: &request.room,
-        from: Arc::clone(from),
+        from: Arc::clone(&from.name),
+        share: from.share.clone(),
         body: request.body.clone(),
         key: &request.key,
         edge_key_ttl: None,

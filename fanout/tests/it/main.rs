@@ -74,6 +74,7 @@ mod removals;
 mod safety;
 mod sentinel;
 mod sentinels;
+mod shares;
 mod status;
 mod subject;
 mod support;

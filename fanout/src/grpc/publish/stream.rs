@@ -1,6 +1,6 @@
 //! `PublishStream`: results in the order of the requests, many under way; read no faster than the store takes.
 
-use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll};
+use std::{collections::VecDeque, future::poll_fn, task::Poll};
 
 use futures_util::{Stream, stream::unfold};
 use proto::wire::{PublishRequest, PublishResult};
@@ -10,6 +10,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::{offer, result, settle};
 use crate::{
+    auth::Caller,
     broker::{Receipt, StoreError},
     defaults::{BUSY_PAUSE, STREAM_PUBLISH_BYTES, STREAM_PUBLISHES},
     grpc::status,
@@ -19,7 +20,7 @@ use crate::{
 /// One stream's state.
 struct Results {
     publishing: Publishing,
-    from: Arc<str>,
+    from: Caller,
     requests: Streaming<PublishRequest>,
     /// Offered, with the bytes each holds.
     offered: VecDeque<(Result<Accepted, PublishError>, usize)>,
@@ -40,7 +41,7 @@ struct Refused {
 
 pub(super) fn results(
     publishing: Publishing,
-    from: Arc<str>,
+    from: Caller,
     requests: Streaming<PublishRequest>,
     drain: CancellationToken,
 ) -> impl Stream<Item = Result<PublishResult, Status>> {

@@ -9,6 +9,7 @@ use super::*;
 use crate::{
     auth::{ApiKeys, Right},
     broker::{StoreError, scripted::Scripted},
+    defaults::KEY_ITEMS,
     removals::Removals,
 };
 
@@ -99,4 +100,30 @@ async fn whom_nobody_let_in_is_refused() {
     let (service, broker) = service(Ok(1));
     let code = service.publish(Request::new(request().into_inner())).await.unwrap_err().code();
     assert_eq!((code, broker.offered.load(Ordering::Relaxed)), (Code::Unauthenticated, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_has_its_share_of_the_queue_is_refused_as_by_a_full_one_and_others_are_not() {
+    let (service, broker) = service(Ok(1));
+    let keys = ApiKeys::parse("flood:one,shop:two").unwrap();
+    let publish = async |key: &str| {
+        let head = http::Request::builder().header("authorization", format!("Bearer {key}")).body(()).unwrap();
+        let mut call = request();
+        call.extensions_mut().insert(keys.admit(&head, Right::Publish).unwrap());
+        service.publish(call).await
+    };
+    let head = http::Request::builder().header("authorization", "Bearer one").body(()).unwrap();
+    let share = keys.admit(&head, Right::Publish).unwrap().share.unwrap();
+    let parts: Vec<_> = (0..KEY_ITEMS).map(|_| share.take(1).unwrap()).collect();
+    let start = Instant::now();
+    let status = publish("one").await.unwrap_err();
+    assert_eq!((status.code(), trailer(&status, "realtime-stored")), (Code::ResourceExhausted, Some("no")));
+    assert!(start.elapsed() >= HOLD);
+    let metrics = &service.publishing.metrics;
+    assert!(metrics.broker_key_full.get() > 100 && metrics.busy.get() == 1);
+    assert_eq!(broker.offered.load(Ordering::Relaxed), 0, "it did not get as far as the queue");
+    publish("two").await.unwrap();
+    drop(parts);
+    publish("one").await.unwrap();
+    assert_eq!(broker.offered.load(Ordering::Relaxed), 2);
 }
