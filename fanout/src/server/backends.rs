@@ -4,7 +4,10 @@
 use std::sync::Arc;
 
 use axum::BoxError;
-use service::accept::{Crowd, Place, Speaker};
+use service::{
+    Seldom,
+    accept::{Crowd, Place, Speaker},
+};
 use tokio::sync::Semaphore;
 
 use super::talk::{Overdue, Talk};
@@ -22,13 +25,15 @@ pub(super) struct Backends {
     crowd: Arc<Crowd>,
     quiet: Arc<Semaphore>,
     cut: Cut,
+    /// Connections may come by the thousand.
+    full: Arc<Seldom>,
 }
 
 impl Backends {
     /// With a quarter of the open files at most: links, Redis and probes want some, too.
     pub(super) fn new(files: u64, cut: Cut) -> Self {
         let crowd = Crowd::new(connections(files));
-        Self { crowd, quiet: Arc::new(Semaphore::new(QUIET_PLACES)), cut }
+        Self { crowd, quiet: Arc::new(Semaphore::new(QUIET_PLACES)), cut, full: Arc::default() }
     }
 
     /// A place for one more; `None` if everybody has shown a key.
@@ -36,6 +41,9 @@ impl Backends {
         let place = self.crowd.enter_or_leave().await;
         if place.is_none() {
             self.cut.full.inc();
+            if let Some(left_out) = self.full.is_due() {
+                tracing::warn!(left_out, "all places of the publish API are taken: closing a connection at once");
+            }
         }
         place.map(|place| Guest { place, talk: Talk::new(), backends: self.clone() })
     }

@@ -175,8 +175,8 @@ async fn answer(
     guest: Option<&Guest>,
     closing: CancellationToken,
 ) -> Result<(), BoxError> {
-    let Some(begun) = closing.run_until_cancelled(begin).await.transpose()? else { return Ok(()) };
-    let Some(socket) = begun else {
+    let Some(said) = closing.run_until_cancelled(begin).await.transpose()? else { return Ok(()) };
+    let Some(socket) = said else {
         guest.into_iter().for_each(Guest::was_silent);
         return Err("it said nothing".into());
     };
