@@ -19,6 +19,7 @@ mod drops;
 mod floods;
 mod handshake;
 mod joining;
+mod limits;
 mod links;
 mod liveness;
 mod messages;
