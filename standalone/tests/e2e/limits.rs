@@ -16,6 +16,7 @@ const EDGE: &[(&str, &[(&str, &str)])] = &[
     ("a TLS handshake", &[("service/src/tls.rs", "HANDSHAKE")]),
     ("connections that have not said", &[("service/src/accept.rs", "MAX_OPEN")]),
     ("sockets opened only to say", &[("edge/src/defaults.rs", "MAX_FAREWELLS"), ("edge/src/defaults.rs", "FAREWELL")]),
+    ("frames of one message", &[("edge/src/connection/frame_watch.rs", "LEAST_FRAMES")]),
     ("messages not understood", &[("edge/src/session/limits.rs", "MAX_MALFORMED")]),
     ("joins", &[("edge/src/session/limits.rs", "JOINS_PERIOD")]),
     (
