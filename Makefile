@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # or for one package, dependencies have other features, and most of them are built anew.
 BUILD := cargo build --workspace --bins --test bootstrap --locked
 
-.PHONY: run deny test test-valkey test-deploy test-js test-publishers screenshots test-simulation simulate test-deep fuzz chaos bench bench-rollout lint tools
+.PHONY: run deny test test-valkey test-deploy test-js test-publishers screenshots test-simulation simulate test-deep fuzz fuzz-keep chaos bench bench-rollout lint tools
 
 run:
 	cargo run --locked
@@ -87,7 +87,12 @@ fuzz:
 	mkdir -p fuzz/findings
 	for target in $(TARGETS); do mkdir -p target/fuzz/corpus/$$target; TARGET=$$target $(GUIDED) \
 	-max_total_time=$${SECONDS:-60} -max_len=4096 -artifact_prefix=fuzz/findings/$$target- \
-	target/fuzz/corpus/$$target $$(ls -d fuzz/corpus/$$target 2> /dev/null) || exit; done
+	target/fuzz/corpus/$$target fuzz/corpus/$$target || exit; done
+
+# Of what was found there, a small set that reaches the same code, to be kept with what is: make fuzz-keep TARGETS=publish
+fuzz-keep:
+	for target in $(TARGETS); do TARGET=$$target $(GUIDED) -set_cover_merge=1 -use_counters=0 -use_cmp=0 -max_len=4096 \
+	fuzz/corpus/$$target target/fuzz/corpus/$$target || exit; done
 
 # Real processes under faults from a seed, which is printed: make chaos SECONDS=600 SEED=7
 chaos: tools

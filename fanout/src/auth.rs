@@ -5,25 +5,43 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use service::settings::Secret;
+use http::{HeaderValue, Request, header};
+use service::{accept::Speaker, settings::Secret};
 use subtle::ConstantTimeEq as _;
+
+use crate::broker::share::Share;
 
 /// The name of publishers while no key is configured, and so only loopback is served.
 const LOCAL: &str = "@local";
 
+/// What a call of the publish API is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    Read,
+    Publish,
+}
+
 /// Who calls the publish API.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Caller {
     /// As it appears in `from`: `@name`.
     pub name: Arc<str>,
+    /// Of the queue to the store; all keys of a name have one. `None`: all of it, where there are no keys.
+    pub(crate) share: Option<Arc<Share>>,
     /// False for a `:read` key.
-    pub may_publish: bool,
+    may_publish: bool,
 }
 
-/// No key, or none that is known.
+/// Why a call is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no valid API key: send `authorization: Bearer <key>`")]
-pub struct Unauthenticated;
+pub enum Refused {
+    #[error("no API key: send `authorization: Bearer <key>`")]
+    Missing,
+    #[error("no valid API key: send `authorization: Bearer <key>`")]
+    Unknown,
+    #[error("this key may only read")]
+    ReadOnly,
+}
 
 /// The keys of the publish API. Empty: everybody is `@local`. Cloning shares them.
 #[derive(Clone, Default)]
@@ -32,12 +50,13 @@ pub struct ApiKeys(Arc<RwLock<Vec<(Caller, Secret)>>>);
 impl ApiKeys {
     /// Reads `name:secret` or `name:secret:read`, comma-separated. The error never holds a secret.
     pub fn parse(text: &str) -> Result<Self, String> {
-        Ok(Self(Arc::new(RwLock::new(parse_keys(text)?))))
+        Ok(Self(Arc::new(RwLock::new(parse_keys(text, &[])?))))
     }
 
     /// Puts those of the text in force instead.
     pub(crate) fn replace(&self, text: &str) -> Result<(), String> {
-        *write(&self.0) = parse_keys(text)?;
+        let keys = parse_keys(text, &read(&self.0))?;
+        *write(&self.0) = keys;
         Ok(())
     }
 
@@ -45,20 +64,29 @@ impl ApiKeys {
         read(&self.0).is_empty()
     }
 
-    /// Judges the value of an `authorization` header.
-    pub fn authenticate(&self, authorization: Option<&[u8]>) -> Result<Caller, Unauthenticated> {
+    /// Judges a call by the head of its request, before anything else of it is looked at: the one place that does. A
+    /// connection that has shown a key keeps its place.
+    pub fn admit<B>(&self, request: &Request<B>, right: Right) -> Result<Caller, Refused> {
+        let caller = self.caller(request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes))?;
+        if let Some(speaker) = request.extensions().get::<Speaker>() {
+            speaker.spoke();
+        }
+        if right == Right::Publish && !caller.may_publish { Err(Refused::ReadOnly) } else { Ok(caller) }
+    }
+
+    fn caller(&self, authorization: Option<&[u8]>) -> Result<Caller, Refused> {
         let keys = read(&self.0);
         if keys.is_empty() {
-            return Ok(Caller { name: LOCAL.into(), may_publish: true });
+            return Ok(Caller { name: LOCAL.into(), share: None, may_publish: true });
         }
-        let given = authorization.and_then(bearer).ok_or(Unauthenticated)?;
+        let given = bearer(authorization.ok_or(Refused::Missing)?).ok_or(Refused::Unknown)?;
         let mut found = None;
         for (caller, secret) in keys.iter() {
             if bool::from(secret.expose().as_bytes().ct_eq(given)) {
                 found = Some(caller);
             }
         }
-        found.cloned().ok_or(Unauthenticated)
+        found.cloned().ok_or(Refused::Unknown)
     }
 }
 
@@ -68,10 +96,16 @@ impl fmt::Debug for ApiKeys {
     }
 }
 
-/// At least one: else a slip would let everybody in.
-fn parse_keys(text: &str) -> Result<Vec<(Caller, Secret)>, String> {
-    let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
-    let keys: Vec<_> = entries.map(parse_key).collect::<Result<_, _>>()?;
+/// At least one: else a slip would let everybody in. A name that was there keeps what it has in the queue.
+fn parse_keys(text: &str, known: &[(Caller, Secret)]) -> Result<Vec<(Caller, Secret)>, String> {
+    let mut keys: Vec<(Caller, Secret)> = Vec::new();
+    for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        let (mut caller, secret) = parse_key(entry)?;
+        if let Some((same, _)) = keys.iter().chain(known).find(|(same, _)| same.name == caller.name) {
+            caller.share.clone_from(&same.share);
+        }
+        keys.push((caller, secret));
+    }
     if keys.is_empty() { Err("there is no key in it".to_owned()) } else { Ok(keys) }
 }
 
@@ -91,7 +125,8 @@ fn parse_key(entry: &str) -> Result<(Caller, Secret), String> {
         Some("read") => false,
         Some(_) => return Err(format!("the right of {name} can only be `read`")),
     };
-    Ok((Caller { name: format!("@{name}").into(), may_publish }, Secret::new(secret)))
+    let caller = Caller { name: format!("@{name}").into(), share: Some(Arc::default()), may_publish };
+    Ok((caller, Secret::new(secret)))
 }
 
 /// What edges must show. Without a token every link is taken: only loopback is served then. Cloning shares it.
@@ -134,23 +169,28 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 mod tests {
     use super::*;
 
+    fn request(authorization: &str) -> Request<()> {
+        Request::builder().header(header::AUTHORIZATION, authorization).body(()).unwrap()
+    }
+
     #[test]
     fn keys_are_parsed_and_compared() {
         let keys = ApiKeys::parse("shop:s3cret, audit:look~:read,shop:next-1").unwrap();
-        let ask = |text: &str| keys.authenticate(Some(text.as_bytes()));
-        assert_eq!(ask("Bearer s3cret").unwrap(), Caller { name: "@shop".into(), may_publish: true });
-        assert_eq!(&*ask("bearer next-1").unwrap().name, "@shop");
-        assert!(!ask("Bearer look~").unwrap().may_publish);
+        let ask = |text: &str, right| keys.admit(&request(text), right).map(|caller| caller.name.to_string());
+        assert_eq!(ask("Bearer s3cret", Right::Publish).unwrap(), "@shop");
+        assert_eq!(ask("bearer next-1", Right::Read).unwrap(), "@shop");
+        assert_eq!(ask("Bearer look~", Right::Read).unwrap(), "@audit");
+        assert_eq!(ask("Bearer look~", Right::Publish), Err(Refused::ReadOnly));
         for bad in ["Bearer s3cre", "Bearer s3crett", "Basic s3cret", "Bearer ", "", "Bearer look~:read"] {
-            assert_eq!(ask(bad), Err(Unauthenticated), "{bad}");
+            assert_eq!(ask(bad, Right::Read), Err(Refused::Unknown), "{bad}");
         }
-        assert_eq!(keys.authenticate(None), Err(Unauthenticated));
+        assert_eq!(keys.admit(&Request::new(()), Right::Read).unwrap_err(), Refused::Missing);
         assert!(!format!("{keys:?}").contains("s3cret"));
     }
 
     #[test]
     fn without_keys_everybody_is_local() {
-        assert_eq!(&*ApiKeys::default().authenticate(None).unwrap().name, "@local");
+        assert_eq!(&*ApiKeys::default().admit(&Request::new(()), Right::Publish).unwrap().name, "@local");
     }
 
     #[test]
@@ -167,11 +207,21 @@ mod tests {
         let shared = keys.clone();
         for bad in [",", "shop", "shop:new,x"] {
             shared.replace(bad).unwrap_err();
-            assert!(keys.authenticate(Some(b"Bearer old")).is_ok(), "{bad}");
+            assert!(keys.admit(&request("Bearer old"), Right::Read).is_ok(), "{bad}");
         }
         shared.replace("shop:new").unwrap();
-        assert!(keys.authenticate(Some(b"Bearer new")).is_ok());
-        assert_eq!(keys.authenticate(Some(b"Bearer old")), Err(Unauthenticated));
+        assert!(keys.admit(&request("Bearer new"), Right::Read).is_ok());
+        assert_eq!(keys.admit(&request("Bearer old"), Right::Read).unwrap_err(), Refused::Unknown);
+    }
+
+    #[test]
+    fn a_name_has_one_share_whatever_its_secrets() {
+        let keys = ApiKeys::parse("shop:one,mail:two,shop:three").unwrap();
+        let share = |key: &str| keys.admit(&request(&format!("Bearer {key}")), Right::Publish).unwrap().share.unwrap();
+        let before = share("one");
+        assert!(Arc::ptr_eq(&before, &share("three")) && !Arc::ptr_eq(&before, &share("two")));
+        keys.replace("shop:four").unwrap();
+        assert!(Arc::ptr_eq(&before, &share("four")));
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod redis;
 pub mod removals;
 #[cfg(test)]
 pub(crate) mod scripted;
+pub mod share;
 
 use std::{
     fmt::Debug,
@@ -19,10 +20,11 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use proto::{Key, Position, Room};
 use removals::{RemovalPage, Who};
+use share::Part;
 use tokio::{sync::oneshot, time::Instant};
 
 /// What is to be stored and announced.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct NewPublication {
     pub room: Room,
     /// Whose key `key` is: a user id, or `@name`.
@@ -34,6 +36,8 @@ pub struct NewPublication {
     pub entry: Bytes,
     /// Past it, if not yet sent to the store, the publication is refused as certainly not stored.
     pub deadline: Instant,
+    /// Of what its publisher may have in the queue to the store.
+    pub part: Option<Part>,
 }
 
 /// Where a publication is.

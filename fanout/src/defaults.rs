@@ -82,6 +82,18 @@ pub(crate) const DRAIN_GRACE: Duration = Duration::from_millis(500);
 /// How long a call of the publish API waits for the store; past it, not yet sent, it is certainly not stored.
 pub(crate) const API_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Publications that wait for Redis, or for its answer.
+pub(crate) const STORE_ITEMS: usize = 16 << 10;
+
+/// Bytes of their entries.
+pub(crate) const STORE_BYTES: usize = 64 << 20;
+
+/// Those among them by one API key: half, eight times what is ever under way to Redis, so that it costs no throughput.
+pub(crate) const KEY_ITEMS: usize = STORE_ITEMS / 2;
+
+/// Bytes of their bodies.
+pub(crate) const KEY_BYTES: usize = STORE_BYTES / 2;
+
 /// Publications of one `PublishStream` without a result yet; then the stream is not read.
 pub(crate) const STREAM_PUBLISHES: usize = 1024;
 

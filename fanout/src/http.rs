@@ -10,12 +10,12 @@ use std::{future::ready, sync::Arc};
 
 use axum::{
     BoxError, Json, Router,
-    body::{Bytes, HttpBody},
+    body::{Body, Bytes, HttpBody},
     extract::{
-        DefaultBodyLimit, Path, Query, State,
+        DefaultBodyLimit, FromRequest as _, Path, Query, State,
         rejection::{BytesRejection, PathRejection, QueryRejection},
     },
-    http::{HeaderMap, Request, StatusCode},
+    http::{Request, StatusCode},
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
@@ -30,11 +30,10 @@ use self::error::HttpError;
 pub(crate) use self::streams::Streams;
 use crate::{
     attachments::Attachments,
-    auth::{ApiKeys, Caller},
+    auth::{ApiKeys, Caller, Right},
     broker::{PageLimit, ReadFrom},
     console,
     defaults::{API_DEADLINE, HOLD},
-    grpc::status::http_authorization,
     publishing::{Offer, PublishError, Publishing},
     rates::Rates,
 };
@@ -60,9 +59,9 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    fn caller(&self, headers: &HeaderMap) -> Result<Caller, HttpError> {
-        let given = http_authorization(headers);
-        self.keys.authenticate(given).map_err(|error| HttpError::unauthenticated(error, given.is_some()))
+    /// Comes first: a request that is refused is answered by its head, and the rest of it is not read.
+    fn admit(&self, request: &Request<Body>, right: Right) -> Result<Caller, HttpError> {
+        Ok(self.keys.admit(request, right)?)
     }
 
     fn counted(&self, method: &'static str, result: Result<Response, HttpError>) -> Response {
@@ -114,6 +113,11 @@ impl JsonService {
     }
 }
 
+/// Reads a request's body.
+async fn body(request: Request<Body>) -> Result<Bytes, BytesRejection> {
+    Bytes::from_request(request, &()).await
+}
+
 /// `{"body":…,"key":…}`. The body's bytes are kept as they are.
 #[derive(Debug, Deserialize)]
 struct Publish<'a> {
@@ -126,38 +130,31 @@ struct Publish<'a> {
 async fn publish(
     State(api): State<Arc<Api>>,
     room: Result<Path<String>, PathRejection>,
-    headers: HeaderMap,
-    request: Result<Bytes, BytesRejection>,
+    request: Request<Body>,
 ) -> Response {
     let result = match room {
-        Ok(Path(room)) => publish_one(&api, &room, &headers, request).await,
+        Ok(Path(room)) => publish_one(&api, &room, request).await,
         Err(_) => Err(HttpError::bad_path()),
     };
     api.counted("POST publications", result)
 }
 
-async fn publish_one(
-    api: &Api,
-    room: &str,
-    headers: &HeaderMap,
-    request: Result<Bytes, BytesRejection>,
-) -> Result<Response, HttpError> {
-    let caller = api.caller(headers)?;
-    if !caller.may_publish {
-        return Err(HttpError::read_only());
-    }
-    let request = request.map_err(|rejection| match rejection.status() {
+async fn publish_one(api: &Api, room: &str, request: Request<Body>) -> Result<Response, HttpError> {
+    let caller = api.admit(&request, Right::Publish)?;
+    let traceparent = request.headers().get("traceparent").cloned();
+    let request = body(request).await.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => PublishError::TooLarge(api.publishing.max_body).into(),
         _ => HttpError::bad_request("the request's body could not be read"),
     })?;
     let Publish { body, key } =
         serde_json::from_slice(&request).map_err(|error| HttpError::bad_json(&error, r#"{"body":…,"key":…}"#))?;
-    let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let traceparent = traceparent.as_ref().and_then(|value| value.to_str().ok()).unwrap_or_default();
     let begun = api.publishing.begin(traceparent);
     let until = begun.since + HOLD;
     let offer = Offer {
         room,
         from: caller.name,
+        share: caller.share,
         body: request.slice_ref(body.get().as_bytes()),
         key: key.as_deref().unwrap_or_default(),
         edge_key_ttl: None,
@@ -183,19 +180,19 @@ struct HistoryQuery {
 async fn history(
     State(api): State<Arc<Api>>,
     room: Result<Path<String>, PathRejection>,
-    headers: HeaderMap,
     query: Result<Query<HistoryQuery>, QueryRejection>,
+    request: Request<Body>,
 ) -> Response {
     let result = match (room, query) {
-        (Ok(Path(room)), Ok(Query(query))) => read(&api, &room, &headers, query).await,
+        (Ok(Path(room)), Ok(Query(query))) => read(&api, &room, query, request).await,
         (Err(_), _) => Err(HttpError::bad_path()),
         (_, Err(_)) => Err(HttpError::bad_request("epoch, after, limit and last: a string and three numbers")),
     };
     api.counted("GET publications", result)
 }
 
-async fn read(api: &Api, room: &str, headers: &HeaderMap, query: HistoryQuery) -> Result<Response, HttpError> {
-    api.caller(headers)?;
+async fn read(api: &Api, room: &str, query: HistoryQuery, request: Request<Body>) -> Result<Response, HttpError> {
+    api.admit(&request, Right::Read)?;
     let name = Room::try_new(room).map_err(PublishError::from)?;
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
     let (from, items) = match (query.last, query.epoch, query.after) {
@@ -209,29 +206,33 @@ async fn read(api: &Api, room: &str, headers: &HeaderMap, query: HistoryQuery) -
     Ok(envelope::history(room, &page))
 }
 
-async fn room(State(api): State<Arc<Api>>, room: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Response {
+async fn room(
+    State(api): State<Arc<Api>>,
+    room: Result<Path<String>, PathRejection>,
+    request: Request<Body>,
+) -> Response {
     let result = match room {
-        Ok(Path(room)) => room_state(&api, &room, &headers).await,
+        Ok(Path(room)) => room_state(&api, &room, request).await,
         Err(_) => Err(HttpError::bad_path()),
     };
     api.counted("GET room", result)
 }
 
-async fn room_state(api: &Api, room: &str, headers: &HeaderMap) -> Result<Response, HttpError> {
-    api.caller(headers)?;
+async fn room_state(api: &Api, room: &str, request: Request<Body>) -> Result<Response, HttpError> {
+    api.admit(&request, Right::Read)?;
     let name = Room::try_new(room).map_err(PublishError::from)?;
     let Position { epoch, seq } = api.publishing.position(name).await.map_err(HttpError::from)?;
     let members = report::members(&api.attachments, room);
     Ok(Json(json!({"room": room, "epoch": epoch.as_str(), "seq": seq, "members": members})).into_response())
 }
 
-async fn status(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
-    let result = api.caller(&headers).map(|_| Json(report::status(&api)).into_response());
+async fn status(State(api): State<Arc<Api>>, request: Request<Body>) -> Response {
+    let result = api.admit(&request, Right::Read).map(|_| Json(report::status(&api)).into_response());
     api.counted("GET status", result)
 }
 
-async fn status_stream(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
-    let result = api.caller(&headers).and_then(|_| api.streams.open(&api));
+async fn status_stream(State(api): State<Arc<Api>>, request: Request<Body>) -> Response {
+    let result = api.admit(&request, Right::Read).and_then(|_| api.streams.open(&api));
     api.counted("GET status/stream", result)
 }
 
@@ -243,20 +244,14 @@ struct Remove {
     room: Option<String>,
 }
 
-async fn remove(State(api): State<Arc<Api>>, headers: HeaderMap, request: Result<Bytes, BytesRejection>) -> Response {
-    let result = remove_user(&api, &headers, request).await;
+async fn remove(State(api): State<Arc<Api>>, request: Request<Body>) -> Response {
+    let result = remove_user(&api, request).await;
     api.counted("POST remove", result)
 }
 
-async fn remove_user(
-    api: &Api,
-    headers: &HeaderMap,
-    request: Result<Bytes, BytesRejection>,
-) -> Result<Response, HttpError> {
-    if !api.caller(headers)?.may_publish {
-        return Err(HttpError::read_only());
-    }
-    let request = request.map_err(|_| HttpError::bad_request("the request's body could not be read"))?;
+async fn remove_user(api: &Api, request: Request<Body>) -> Result<Response, HttpError> {
+    api.admit(&request, Right::Publish)?;
+    let request = body(request).await.map_err(|_| HttpError::bad_request("the request's body could not be read"))?;
     let Remove { user, room } =
         serde_json::from_slice(&request).map_err(|error| HttpError::bad_json(&error, r#"{"user":…,"room":…}"#))?;
     // Nobody is removed altogether for want of a room's name.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use fanout::config::Config;
-use service::{Lifecycle, files, lifecycle::Signals, telemetry};
+use service::{Lifecycle, lifecycle::Signals, telemetry};
 
 fn main() -> ExitCode {
     let config = match Config::load() {
@@ -22,9 +22,6 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run(config: Config) -> anyhow::Result<ExitCode> {
-    if let Err(error) = files::raise_limit() {
-        tracing::warn!(%error, "raise the limit of open files");
-    }
     let limit = config.common.shutdown_timeout;
     let signals = Signals::new()?;
     let lifecycle = Lifecycle::new();

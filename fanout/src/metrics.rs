@@ -59,13 +59,21 @@ pub(crate) struct Writes {
     pub(crate) api: Counter,
 }
 
-/// Connections of the publish API that took too long.
+/// Connections of the publish API that were cut.
 #[derive(Debug, Clone)]
 pub(crate) struct Cut {
+    /// They took too long for something.
     pub(crate) head: Counter,
     pub(crate) answer: Counter,
     pub(crate) quiet: Counter,
     pub(crate) crowded: Counter,
+    /// Others needed their place, or there was none.
+    pub(crate) keyless: Counter,
+    pub(crate) full: Counter,
+    /// No head of HTTP, or too much of it.
+    pub(crate) bad_head: Counter,
+    /// No answer to a ping.
+    pub(crate) ping: Counter,
 }
 
 /// Cached handles. The default counts into nothing that is shown.
@@ -101,6 +109,7 @@ pub(crate) struct Metrics {
     pub(crate) stream_full: Counter,
     pub(crate) reads_full: Counter,
     pub(crate) broker_full: Counter,
+    pub(crate) broker_key_full: Counter,
     pub(crate) removals_full: Counter,
     pub(crate) hold_backs: Counter,
     pub(crate) repairs: Counter,
@@ -154,7 +163,7 @@ impl Metrics {
         let rebuilt = |reason| rebuilt.get_or_create_owned(&Reason { reason });
         let writes = family::<Listener>(registry, "writes", "Write system calls on connections, by who listens");
         let write = |listener| writes.get_or_create_owned(&Listener { listener });
-        let cut = family::<Reason>(registry, "api_cut", "Connections of the publish API cut for taking too long");
+        let cut = family::<Reason>(registry, "api_cut", "Connections of the publish API cut, by reason");
         let cut = |reason| cut.get_or_create_owned(&Reason { reason });
         let calls = family::<Call>(registry, "api_requests", "Calls of the publish API");
         let stages = Stages::register(registry);
@@ -192,6 +201,7 @@ impl Metrics {
             stream_full: full("publish_stream", "held_back"),
             reads_full: full("broker_reads", "waits"),
             broker_full: full("broker", "busy"),
+            broker_key_full: full("broker_key", "busy"),
             removals_full: full("removals", "busy"),
             hold_backs: counter(
                 registry,
@@ -221,6 +231,10 @@ impl Metrics {
                 answer: cut("slow_answer"),
                 quiet: cut("quiet"),
                 crowded: cut("crowded"),
+                keyless: cut("keyless"),
+                full: cut("full"),
+                bad_head: cut("bad_head"),
+                ping: cut("ping_timeout"),
             },
             broker_up: gauge(registry, "broker_up", "1 while the broker can store, read and hear"),
             reconnected_commands: redis("commands"),

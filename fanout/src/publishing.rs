@@ -17,6 +17,7 @@ use crate::{
     broker::{
         Broker, NewPublication, Page, PageLimit, ReadError, ReadFrom, StoreError,
         removals::{Removal, Who},
+        share::{Part, Share},
     },
     defaults::{BUSY_PAUSE, BUSY_PAUSE_MAX},
     metrics::Metrics,
@@ -50,6 +51,8 @@ pub(crate) enum PublishError {
 pub(crate) struct Offer<'a> {
     pub(crate) room: &'a str,
     pub(crate) from: Arc<str>,
+    /// Of what this publisher may have in the queue to the store.
+    pub(crate) share: Option<Arc<Share>>,
     pub(crate) body: Bytes,
     pub(crate) key: &'a str,
     /// The edge made the key: how long it is kept. It is not shown to members.
@@ -158,9 +161,20 @@ impl Publishing {
         if body.len() > self.max_body { Err(PublishError::TooLarge(self.max_body)) } else { Ok(()) }
     }
 
+    fn part(&self, share: &Arc<Share>, body: &Bytes) -> Result<Part, StoreError> {
+        share.take(body.len()).ok_or_else(|| {
+            self.metrics.broker_key_full.inc();
+            StoreError::Busy
+        })
+    }
+
     fn submit(&self, offer: Offer<'_>) -> Result<Accepted, PublishError> {
         let room = Room::try_new(offer.room)?;
         let key = Key::try_new(offer.key)?;
+        let part = match &offer.share {
+            Some(share) => Some(self.part(share, &offer.body)?),
+            None => None,
+        };
         let shown = if offer.edge_key_ttl.is_some() { "" } else { offer.key };
         let bytes = offer.body.len() as u64;
         let entry = wire::Entry {
@@ -179,6 +193,7 @@ impl Publishing {
             key_ttl: offer.edge_key_ttl,
             entry: entry.encode_to_vec().into(),
             deadline: now + offer.deadline,
+            part,
         })?;
         self.metrics.accepted.observe(now - offer.begun.since);
         self.metrics.published_bytes.inc_by(bytes);
@@ -225,7 +240,7 @@ mod tests {
         let removals = Removals::new(Arc::clone(&metrics));
         let publishing = Publishing { broker, clock, metrics, traces, removals, max_body: 100 };
         let (from, body, begun) = (Arc::from("@a"), Bytes::from_static(b"1"), publishing.begin(traceparent));
-        let offer = Offer { room: "a", from, body, key: "", edge_key_ttl: None, begun, deadline: minute };
+        let offer = Offer { room: "a", from, share: None, body, key: "", edge_key_ttl: None, begun, deadline: minute };
         publishing.publish(offer).unwrap().await.unwrap();
         let limit = PageLimit { items: 1, bytes: 1000 };
         let page = publishing.read(Room::try_new("a").unwrap(), ReadFrom::Oldest, limit).await.unwrap();

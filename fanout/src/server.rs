@@ -1,6 +1,7 @@
 //! Puts the node together, and takes it apart in order: unready; edges told to move their rooms; links ended; the
 //! publish API's calls finished; last the dispatcher and the broker.
 
+mod backends;
 mod counted;
 mod drain;
 mod listener;
@@ -8,7 +9,7 @@ mod reflection;
 mod talk;
 
 pub(crate) use self::drain::leave_links;
-use self::listener::Serve;
+use self::{backends::Backends, listener::Serve};
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -16,7 +17,6 @@ use anyhow::Context as _;
 use axum::{
     BoxError,
     body::{Bytes, HttpBody},
-    middleware::map_response,
 };
 use prometheus_client::registry::Registry;
 use proto::{
@@ -24,7 +24,7 @@ use proto::{
     wire::{FanoutHello, link_server::LinkServer, publisher_server::PublisherServer},
 };
 use service::{
-    Clock, Lifecycle, accept, ops,
+    Clock, Lifecycle, accept, files, ops,
     settings::Secret,
     tls::ServerTls,
     traces::{Origin, Traces},
@@ -42,7 +42,7 @@ use crate::{
     },
     config::Config,
     dispatcher::{Dispatcher, Instruments},
-    grpc::{attach::LinkService, publish::PublisherService, status},
+    grpc::{attach::LinkService, door::GrpcService, publish::PublisherService},
     http::{Api, JsonService, Streams},
     metrics::{HearingAge, Metrics},
     publishing::Publishing,
@@ -64,6 +64,7 @@ pub struct Bound {
 /// When an address cannot be bound, or names cannot be resolved.
 pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Bound> {
     config.check().map_err(anyhow::Error::msg)?;
+    let files = files::raise_limit().context("raise the limit of open files")?;
     let bind = |name: &str, at| accept::bind(at, None).with_context(|| format!("bind {name}={at}"));
     let ops_listener = bind("OPS_LISTEN", config.ops_listen)?;
     let link_listener = bind("LINK_LISTEN", config.link_listen)?;
@@ -110,16 +111,11 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     let link_tls = watched(node.config.link_tls(failures), lifecycle)?;
     let api_tls = watched(node.config.api_tls(failures), lifecycle)?;
     let metrics = &*node.publishing.metrics;
+    let backends = Backends::new(files, metrics.cut.clone());
     let links =
-        listener::spawn(link_listener, link_tls, node.link_router(lifecycle), listener::Kind::Link, metrics, lifecycle);
-    let api = listener::spawn(
-        api_listener,
-        api_tls,
-        node.api_service(lifecycle).await?,
-        listener::Kind::Api,
-        metrics,
-        lifecycle,
-    );
+        listener::spawn(link_listener, link_tls, node.link_router(lifecycle), None, &metrics.writes.link, lifecycle);
+    let api = node.api_service(lifecycle).await?;
+    let api = listener::spawn(api_listener, api_tls, api, Some(backends), &metrics.writes.api, lifecycle);
     let readiness = {
         let (broker, lifecycle) = (Arc::clone(&broker), lifecycle.clone());
         move || ready(&*broker, &lifecycle)
@@ -242,9 +238,7 @@ impl Node {
     }
 
     async fn api_service(&self, lifecycle: &Lifecycle) -> anyhow::Result<impl Serve + use<>> {
-        let keys = self.config.secrets.api_keys.clone();
         let publisher = PublisherServer::new(PublisherService {
-            keys: keys.clone(),
             publishing: self.publishing.clone(),
             drain: lifecycle.drain().clone(),
         })
@@ -255,10 +249,10 @@ impl Node {
         listener::report_health(reporter, broker, metrics, lifecycle).await;
         let mut grpc = Routes::builder();
         grpc.add_service(publisher).add_service(health);
-        reflection::add(&mut grpc, &keys)?;
+        reflection::add(&mut grpc)?;
         let api = Api {
             node: Arc::clone(&self.name),
-            keys,
+            keys: self.config.secrets.api_keys.clone(),
             publishing: self.publishing.clone(),
             attachments: self.attachments.clone(),
             rates: self.rates.clone(),
@@ -274,6 +268,7 @@ pub(crate) fn publish_api<B>(grpc: Routes, api: Api) -> impl Serve<B>
 where
     B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let grpc = grpc.prepare().into_axum_router().layer(map_response(status::too_large_is_invalid));
+    let metrics = Arc::clone(&api.publishing.metrics);
+    let grpc = GrpcService::new(grpc.prepare().into_axum_router(), api.keys.clone(), metrics);
     listener::by_content_type(grpc, JsonService::new(api))
 }

@@ -113,7 +113,7 @@ impl Node {
         let LinkService { hello, attachments, lifecycle, .. } = &self.service;
         let (keys, drain) = (ApiKeys::default(), lifecycle.drain().clone());
         let publishing = self.publishing.clone();
-        let publisher = PublisherService { keys: keys.clone(), publishing: publishing.clone(), drain: drain.clone() };
+        let publisher = PublisherService { publishing: publishing.clone(), drain: drain.clone() };
         let (node, attachments, rates) = (hello.node.as_str().into(), attachments.clone(), self.rates.clone());
         let api = Api { node, keys, publishing, attachments, rates, streams: Streams::default(), drain };
         publish_api(Routes::new(PublisherServer::new(publisher)), api)
@@ -128,7 +128,7 @@ impl Node {
         // It is rare that a full queue lasts as long as publishers are held back for; refusals are to be seen all the same.
         let held = if key.is_empty() { Duration::ZERO } else { HOLD };
         let until = begun.since + held;
-        let offer = Offer { room, from: "@api".into(), body, key, edge_key_ttl: None, begun, deadline };
+        let offer = Offer { room, from: "@api".into(), share: None, body, key, edge_key_ttl: None, begun, deadline };
         match self.publishing.publish_held(offer, until).await {
             Ok(pending) => pending.await,
             Err(PublishError::Store(error)) => Err(error),

@@ -1,9 +1,13 @@
 //! Settings of both tiers: a start is refused by one line that names a setting, or the settings go together; and the
 //! values that have parsers of their own.
 
+use axum::http::Request;
 use clap::{CommandFactory, Parser};
 use edge::config::{Config as EdgeConfig, Flags, Secrets};
-use fanout::{auth::ApiKeys, config::Config as FanoutConfig};
+use fanout::{
+    auth::{ApiKeys, Right},
+    config::Config as FanoutConfig,
+};
 use service::settings::{self, Secret};
 
 use crate::input::Input;
@@ -52,7 +56,7 @@ fn values(text: &str) {
     let _ = settings::listen_address(text);
     if let Ok(keys) = ApiKeys::parse(text) {
         assert!(!keys.is_empty(), "a slip lets everybody in: {text:?}");
-        assert!(keys.authenticate(None).is_err());
+        assert!(keys.admit(&Request::new(()), Right::Read).is_err());
     }
 }
 

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::{Lifecycle, Socket, tls::ServerTls};
-use crowd::Crowd;
+pub use crowd::{Crowd, Place, Speaker};
 use switch::Holding;
 pub use switch::{Switch, Switched};
 

@@ -8,6 +8,9 @@ use crate::close::CloseReason;
 /// Payload looked at in one go.
 const RUN: usize = 512;
 
+/// Frames that any message may have.
+const LEAST_FRAMES: usize = 1024;
+
 /// The longest header: two bytes, eight of length, four of mask.
 const MAX_HEADER: usize = 14;
 
@@ -18,7 +21,6 @@ const CLOSE: u8 = 8;
 
 #[derive(Debug)]
 pub(super) struct FrameWatch {
-    /// Frames that a message may have: as many as bytes.
     max_frames: usize,
     /// Those of the message so far.
     frames: usize,
@@ -38,10 +40,16 @@ pub(super) struct FrameWatch {
     characters: Characters,
 }
 
+/// Frames that a message may have: one for each eight bytes that it may have, 1,024 in any case. An empty one costs as much
+/// to read as one that is full, and nobody who means well sends more of them.
+fn most_frames(max_message_bytes: usize) -> usize {
+    (max_message_bytes / 8).max(LEAST_FRAMES)
+}
+
 impl FrameWatch {
     pub(super) fn new(max_message_bytes: usize) -> Self {
         Self {
-            max_frames: max_message_bytes.max(2),
+            max_frames: most_frames(max_message_bytes),
             frames: 0,
             header: [0; MAX_HEADER],
             have: 0,
@@ -276,16 +284,18 @@ mod tests {
     }
 
     #[test]
-    fn a_message_has_no_more_frames_than_bytes() {
-        let mut watch = FrameWatch::new(10);
-        for _ in 0..3 {
-            assert_eq!(watch.see(&frame(false, TEXT, b"")), Ok(()), "each message begins anew");
-            for _ in 1..10 {
-                assert_eq!(watch.see(&frame(true, 9, b"")), Ok(()), "control frames are none of it");
-                assert_eq!(watch.see(&frame(false, 0, b"")), Ok(()));
+    fn a_message_has_no_more_frames_than_it_needs() {
+        for (bytes, frames) in [(10, 1024), (8 << 10, 1024), (80_000, 10_000)] {
+            let mut watch = FrameWatch::new(bytes);
+            for _ in 0..3 {
+                assert_eq!(watch.see(&frame(false, TEXT, b"")), Ok(()), "each message begins anew");
+                for _ in 1..frames {
+                    assert_eq!(watch.see(&frame(true, 9, b"")), Ok(()), "control frames are none of it");
+                    assert_eq!(watch.see(&frame(false, 0, b"")), Ok(()));
+                }
             }
+            assert_eq!(watch.see(&frame(false, 0, b"")), Err(CloseReason::MessageTooLarge));
         }
-        assert_eq!(watch.see(&frame(false, 0, b"")), Err(CloseReason::MessageTooLarge));
     }
 
     proptest! {

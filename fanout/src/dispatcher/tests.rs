@@ -58,6 +58,7 @@ impl World {
             key_ttl: None,
             entry: body.clone(),
             deadline: Instant::now(),
+            part: None,
         };
         let pending = self.broker.publish(publication).ok()?;
         Some(pending.now_or_never().unwrap().unwrap().position)

@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::status;
 use crate::{
-    auth::{ApiKeys, Caller},
+    auth::{Caller, Refused},
     broker::{PageLimit, ReadFrom, Receipt, StoreError},
     defaults::{API_DEADLINE, HOLD, MAX_ROOMS},
     publishing::{Accepted, Begun, Offer, PublishError, Publishing, publications},
@@ -32,30 +32,13 @@ const DEFAULT_HISTORY: u32 = 100;
 /// See the module.
 #[derive(Debug, Clone)]
 pub(crate) struct PublisherService {
-    pub(crate) keys: ApiKeys,
     pub(crate) publishing: Publishing,
     pub(crate) drain: CancellationToken,
 }
 
 impl PublisherService {
-    fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
-        Ok(self.keys.authenticate(status::authorization(metadata))?)
-    }
-
-    fn publisher(&self, metadata: &MetadataMap) -> Result<Arc<str>, Status> {
-        let caller = self.caller(metadata)?;
-        if caller.may_publish { Ok(caller.name) } else { Err(status::read_only()) }
-    }
-
-    /// Counts the call by its outcome.
-    fn count<T>(&self, method: &'static str, result: Result<T, Status>) -> Result<T, Status> {
-        let code = result.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
-        self.publishing.metrics.called(method, status::label(code));
-        result
-    }
-
     async fn publish_one(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
-        let from = self.publisher(request.metadata())?;
+        let from = caller(&request)?;
         let (metadata, _, request) = request.into_parts();
         let begun = self.publishing.begin(traceparent(&request.traceparent, &metadata));
         let pending = self.held(&from, &request, begun).await;
@@ -67,7 +50,7 @@ impl PublisherService {
         &self,
         request: Request<PublishManyRequest>,
     ) -> Result<Response<PublishManyResponse>, Status> {
-        let from = self.publisher(request.metadata())?;
+        let from = caller(&request)?;
         let (metadata, _, PublishManyRequest { rooms, body, key, traceparent: trace }) = request.into_parts();
         if rooms.len() > MAX_ROOMS {
             return Err(status::invalid(format!("at most {MAX_ROOMS} rooms in one call")));
@@ -89,19 +72,17 @@ impl PublisherService {
     }
 
     async fn remove_user(&self, request: Request<RemoveRequest>) -> Result<Response<RemoveResponse>, Status> {
-        self.publisher(request.metadata())?;
         let RemoveRequest { user, room } = request.into_inner();
         self.publishing.remove(&user, &room).await?;
         Ok(Response::new(RemoveResponse {}))
     }
 
-    async fn held(&self, from: &Arc<str>, request: &PublishRequest, begun: Begun) -> Result<Accepted, PublishError> {
+    async fn held(&self, from: &Caller, request: &PublishRequest, begun: Begun) -> Result<Accepted, PublishError> {
         let until = begun.since + HOLD;
         self.publishing.publish_held(offer(from, request, begun), until).await
     }
 
     async fn read(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
-        self.caller(request.metadata())?;
         let HistoryRequest { room, after, limit, last } = request.into_inner();
         let room = Room::try_new(&room).map_err(PublishError::from)?;
         let limit = if limit == 0 { DEFAULT_HISTORY } else { limit.min(MAX_HISTORY) };
@@ -125,14 +106,14 @@ impl Publisher for PublisherService {
     type PublishStreamStream = Pin<Box<dyn Stream<Item = Result<PublishResult, Status>> + Send>>;
 
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
-        self.count("Publish", self.publish_one(request).await)
+        self.publish_one(request).await
     }
 
     async fn publish_stream(
         &self,
         request: Request<Streaming<PublishRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        let from = self.count("PublishStream", self.publisher(request.metadata()))?;
+        let from = caller(&request)?;
         let stream = stream::results(self.publishing.clone(), from, request.into_inner(), self.drain.clone());
         Ok(Response::new(Box::pin(stream)))
     }
@@ -141,16 +122,21 @@ impl Publisher for PublisherService {
         &self,
         request: Request<PublishManyRequest>,
     ) -> Result<Response<PublishManyResponse>, Status> {
-        self.count("PublishMany", self.publish_many_rooms(request).await)
+        self.publish_many_rooms(request).await
     }
 
     async fn history(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
-        self.count("History", self.read(request).await)
+        self.read(request).await
     }
 
     async fn remove(&self, request: Request<RemoveRequest>) -> Result<Response<RemoveResponse>, Status> {
-        self.count("Remove", self.remove_user(request).await)
+        self.remove_user(request).await
     }
+}
+
+/// Whom the door let in.
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    Ok(request.extensions().get::<Caller>().cloned().ok_or(Refused::Missing)?)
 }
 
 /// The W3C trace context of the request, else of its call.
@@ -159,10 +145,11 @@ fn traceparent<'a>(of_request: &'a str, metadata: &'a MetadataMap) -> &'a str {
     if of_request.is_empty() { of_call() } else { of_request }
 }
 
-fn offer<'a>(from: &Arc<str>, request: &'a PublishRequest, begun: Begun) -> Offer<'a> {
+fn offer<'a>(from: &Caller, request: &'a PublishRequest, begun: Begun) -> Offer<'a> {
     Offer {
         room: &request.room,
-        from: Arc::clone(from),
+        from: Arc::clone(&from.name),
+        share: from.share.clone(),
         body: request.body.clone(),
         key: &request.key,
         edge_key_ttl: None,

@@ -6,7 +6,7 @@ use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::{
     attachments::End,
-    auth::Unauthenticated,
+    auth::Refused,
     broker::{ReadError, StoreError},
     defaults::RETRY_AFTER,
     publishing::PublishError,
@@ -53,15 +53,14 @@ impl From<ReadError> for Status {
     }
 }
 
-impl From<Unauthenticated> for Status {
-    fn from(error: Unauthenticated) -> Self {
-        Self::unauthenticated(error.to_string())
+impl From<Refused> for Status {
+    fn from(refused: Refused) -> Self {
+        let code = match refused {
+            Refused::Missing | Refused::Unknown => Code::Unauthenticated,
+            Refused::ReadOnly => Code::PermissionDenied,
+        };
+        Self::new(code, refused.to_string())
     }
-}
-
-/// A `:read` key may not publish.
-pub(crate) fn read_only() -> Status {
-    Status::permission_denied("this key may only read")
 }
 
 pub(crate) fn invalid(reason: impl Into<String>) -> Status {
@@ -85,14 +84,15 @@ pub(crate) fn of_requests(status: Status) -> Status {
     if status.code() == Code::OutOfRange { Status::invalid_argument(status.message()) } else { status }
 }
 
-/// The same for a call that tonic refused before we saw it.
-pub(crate) async fn too_large_is_invalid(
-    mut response: http::Response<axum::body::Body>,
-) -> http::Response<axum::body::Body> {
-    if response.headers().get(Status::GRPC_STATUS).is_some_and(|code| code == "11") {
-        response.headers_mut().insert(Status::GRPC_STATUS, HeaderValue::from_static("3"));
+/// The code that a call is answered with, as far as its head tells: that of a stream comes at its end. What tonic refused
+/// before we saw it gets the code that is ours for it.
+pub(crate) fn of_answer(head: &mut http::HeaderMap) -> Code {
+    let code = head.get(Status::GRPC_STATUS).map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
+    if code != Code::OutOfRange {
+        return code;
     }
-    response
+    head.insert(Status::GRPC_STATUS, HeaderValue::from_static("3"));
+    Code::InvalidArgument
 }
 
 impl From<End> for Status {
@@ -148,9 +148,4 @@ pub(crate) fn link_invalid(message: impl Into<String>) -> LinkError {
 /// `authorization` of a call's metadata.
 pub(crate) fn authorization(metadata: &tonic::metadata::MetadataMap) -> Option<&[u8]> {
     metadata.get("authorization").map(MetadataValue::as_encoded_bytes)
-}
-
-/// The same of an HTTP request.
-pub(crate) fn http_authorization(headers: &http::HeaderMap) -> Option<&[u8]> {
-    headers.get(http::header::AUTHORIZATION).map(HeaderValue::as_bytes)
 }

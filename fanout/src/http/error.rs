@@ -8,7 +8,7 @@ use axum::{
 use serde_json::json;
 
 use crate::{
-    auth::Unauthenticated,
+    auth::Refused,
     broker::{ReadError, StoreError},
     defaults::{RETRY_AFTER, STATUS_STREAMS},
     publishing::PublishError,
@@ -29,15 +29,6 @@ impl HttpError {
     /// The metric label.
     pub(super) fn code(&self) -> &'static str {
         self.code
-    }
-
-    pub(super) fn unauthenticated(error: Unauthenticated, given: bool) -> Self {
-        let code = if given { "token_invalid" } else { "token_missing" };
-        Self::new(StatusCode::UNAUTHORIZED, code, error.to_string())
-    }
-
-    pub(super) fn read_only() -> Self {
-        Self::new(StatusCode::FORBIDDEN, "not_authorized", "this key may only read")
     }
 
     pub(super) fn bad_request(error: &str) -> Self {
@@ -71,6 +62,17 @@ impl HttpError {
     pub(super) fn too_many_streams() -> Self {
         let error = format!("{STATUS_STREAMS} streams of the status are open at this node: no more at a time");
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_connections", error)
+    }
+}
+
+impl From<Refused> for HttpError {
+    fn from(refused: Refused) -> Self {
+        let (status, code) = match refused {
+            Refused::Missing => (StatusCode::UNAUTHORIZED, "token_missing"),
+            Refused::Unknown => (StatusCode::UNAUTHORIZED, "token_invalid"),
+            Refused::ReadOnly => (StatusCode::FORBIDDEN, "not_authorized"),
+        };
+        Self::new(status, code, refused.to_string())
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use axum::{
-    BoxError, Router,
+    BoxError,
     body::{Bytes, HttpBody},
     response::Response,
 };
@@ -21,7 +21,6 @@ use proto::wire::publisher_server::PublisherServer;
 use service::{Lifecycle, accept, tls::ServerTls};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -30,14 +29,15 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::{Service, ServiceExt as _};
 
 use super::{
+    backends::{Backends, Guest},
     counted::Counted,
-    talk::{HEAD_TIMEOUT, Overdue, Talk},
+    talk::{HEAD_TIMEOUT, Talk},
 };
 use crate::{
     broker::Broker,
-    grpc::publish::PublisherService,
+    grpc::{door::GrpcService, publish::PublisherService},
     http::JsonService,
-    metrics::{Cut, Metrics},
+    metrics::Metrics,
 };
 
 /// Largest head of a request, and so hyper's read buffer for HTTP/1.1.
@@ -56,20 +56,8 @@ const MAX_STREAMS: u32 = 1024;
 /// An HTTP/2 connection of a backend that answers no ping for so long is closed. Links have beats of their own.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
-/// Connections of backends that may be quiet for longer than a few seconds: an idle one holds some 20 KiB.
-const QUIET_PLACES: usize = 1024;
-
 /// How often the broker is looked at for the health service.
 const HEALTH_CHECK: Duration = Duration::from_secs(1);
-
-/// Whom a listener serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// Edges: HTTP/2 only.
-    Link,
-    /// Backends: HTTP/1.1 and HTTP/2.
-    Api,
-}
 
 /// A listener at work.
 #[derive(Debug)]
@@ -102,13 +90,13 @@ impl<S, B> Serve<B> for S where
 {
 }
 
-/// Serves every connection until [`Listening::finish`].
+/// Serves every connection until [`Listening::finish`]: those of backends, or of edges if there are none.
 pub(super) fn spawn(
     listener: TcpListener,
     tls: Option<Arc<ServerTls>>,
     service: impl Serve,
-    kind: Kind,
-    metrics: &Metrics,
+    backends: Option<Backends>,
+    writes: &Counter,
     lifecycle: &Lifecycle,
 ) -> Listening {
     let listening = Listening {
@@ -119,12 +107,8 @@ pub(super) fn spawn(
     let (closing, aborting) = (listening.closing.clone(), listening.aborting.clone());
     let connections = listening.connections.clone();
     let tasks = lifecycle.clone();
-    let builder = builder(kind, lifecycle.clone());
-    let writes = match kind {
-        Kind::Link => metrics.writes.link.clone(),
-        Kind::Api => metrics.writes.api.clone(),
-    };
-    let patience = Patience { places: Arc::new(Semaphore::new(QUIET_PLACES)), cut: metrics.cut.clone() };
+    let builder = builder(backends.is_some(), lifecycle.clone());
+    let writes = writes.clone();
     lifecycle.spawn(async move {
         loop {
             let accepted = tokio::select! {
@@ -132,10 +116,16 @@ pub(super) fn spawn(
                 accepted = accept::accept(&listener) => accepted,
             };
             let (stream, peer) = accepted;
-            // Links have beats.
-            let talk = (kind == Kind::Api).then(Talk::new);
-            let begin = begin(stream, tls.clone(), writes.clone(), talk, patience.cut.head.clone());
-            let connection = serve(begin, builder.clone(), service.clone(), patience.clone(), closing.clone());
+            let guest = match &backends {
+                Some(backends) => {
+                    // Without a place it is closed at once.
+                    let Some(guest) = backends.enter().await else { continue };
+                    Some(guest)
+                }
+                None => None,
+            };
+            let begin = begin(stream, tls.clone(), writes.clone(), guest.as_ref().map(|guest| guest.talk.clone()));
+            let connection = serve(begin, builder.clone(), service.clone(), guest, closing.clone());
             let connection = aborting.clone().run_until_cancelled_owned(connection);
             let connection = connection.map(move |result| {
                 if let Some(Err(error)) = result {
@@ -148,56 +138,55 @@ pub(super) fn spawn(
     listening
 }
 
-/// What connections of backends share.
-#[derive(Debug, Clone)]
-struct Patience {
-    /// For those that are quiet for longer.
-    places: Arc<Semaphore>,
-    cut: Cut,
-}
-
-impl Patience {
-    fn count(&self, overdue: Overdue) {
-        let cut = match overdue {
-            Overdue::Head => &self.cut.head,
-            Overdue::Answer => &self.cut.answer,
-            Overdue::Quiet => &self.cut.quiet,
-            Overdue::Crowded => &self.cut.crowded,
-        };
-        cut.inc();
-    }
-}
-
-/// A connection that has said something, which is still to be read.
+/// A connection that has said something, which is still to be read; `None` if it said nothing.
 async fn begin(
     stream: TcpStream,
     tls: Option<Arc<ServerTls>>,
     writes: Counter,
     talk: Option<Talk>,
-    cut: Counter,
-) -> io::Result<Counted> {
+) -> io::Result<Option<Counted>> {
     let mut socket = accept::secured(stream, tls.as_deref()).await?;
     // hyper waits without limit for the bytes that tell the protocol.
-    let first = timeout(HEAD_TIMEOUT, socket.first_byte()).await;
-    if first.is_err() && talk.is_some() {
-        cut.inc();
+    match timeout(HEAD_TIMEOUT, socket.first_byte()).await {
+        Ok(first) => first.map(|()| Some(Counted { socket, writes, talk })),
+        Err(_) => Ok(None),
     }
-    first??;
-    Ok(Counted { socket, writes, talk })
 }
 
+/// Serves one connection as long as it may stay.
 async fn serve(
-    begin: impl Future<Output = io::Result<Counted>>,
+    begin: impl Future<Output = io::Result<Option<Counted>>>,
     builder: Builder<Tasks>,
     service: impl Serve,
-    patience: Patience,
+    guest: Option<Guest>,
     closing: CancellationToken,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let Some(socket) = closing.run_until_cancelled(begin).await.transpose()? else { return Ok(()) };
-    let talk = socket.talk.clone();
-    let (asked, answered) = (talk.clone(), talk.clone());
-    let service = service.map_request(move |request: Request<Incoming>| {
+) -> Result<(), BoxError> {
+    let Some(guest) = guest else { return answer(begin, builder, service, None, closing).await };
+    tokio::select! {
+        result = answer(begin, builder, service, Some(&guest), closing) => result.inspect_err(|error| guest.failed(error)),
+        () = guest.makes_room() => Err("others needed its place".into()),
+    }
+}
+
+async fn answer(
+    begin: impl Future<Output = io::Result<Option<Counted>>>,
+    builder: Builder<Tasks>,
+    service: impl Serve,
+    guest: Option<&Guest>,
+    closing: CancellationToken,
+) -> Result<(), BoxError> {
+    let Some(said) = closing.run_until_cancelled(begin).await.transpose()? else { return Ok(()) };
+    let Some(socket) = said else {
+        guest.into_iter().for_each(Guest::was_silent);
+        return Err("it said nothing".into());
+    };
+    let (asked, answered, speaker) = (socket.talk.clone(), socket.talk.clone(), guest.map(Guest::speaker));
+    let service = service.map_request(move |mut request: Request<Incoming>| {
         asked.iter().for_each(Talk::asked);
+        // Whoever finds a key in it lets it speak.
+        if let Some(speaker) = speaker.as_ref().filter(|speaker| !speaker.has_spoken()) {
+            request.extensions_mut().insert(speaker.clone());
+        }
         request
     });
     let service = TowerToHyperService::new(service.map_response(move |response: Response| {
@@ -205,8 +194,8 @@ async fn serve(
         response
     }));
     let overdue = async {
-        match talk {
-            Some(talk) => patience.count(talk.overdue(Arc::clone(&patience.places)).await),
+        match guest {
+            Some(guest) => guest.overdue().await,
             None => std::future::pending().await,
         }
     };
@@ -220,7 +209,7 @@ async fn serve(
     connection.await
 }
 
-fn builder(kind: Kind, lifecycle: Lifecycle) -> Builder<Tasks> {
+fn builder(for_backends: bool, lifecycle: Lifecycle) -> Builder<Tasks> {
     let mut builder = Builder::new(Tasks(lifecycle));
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES);
     builder
@@ -230,12 +219,12 @@ fn builder(kind: Kind, lifecycle: Lifecycle) -> Builder<Tasks> {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME_BYTES)
         .max_concurrent_streams(MAX_STREAMS);
-    match kind {
-        Kind::Link => builder.http2_only(),
-        Kind::Api => {
-            builder.http2().keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
-            builder
-        }
+    if for_backends {
+        builder.http2().keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
+        builder
+    } else {
+        // Links have beats.
+        builder.http2_only()
     }
 }
 
@@ -254,14 +243,15 @@ where
 }
 
 /// gRPC and JSON on one port.
-pub(super) fn by_content_type<B>(grpc: Router, json: JsonService) -> impl Serve<B>
+pub(super) fn by_content_type<B>(grpc: GrpcService, json: JsonService) -> impl Serve<B>
 where
     B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     tower::service_fn(move |request: Request<B>| {
         let content_type = request.headers().get(header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
         let is_grpc = content_type.is_some_and(|value| value.starts_with(b"application/grpc"));
-        if is_grpc { Either::Left(grpc.clone().call(request)) } else { Either::Right(json.call(request).map(Ok)) }
+        let answer = if is_grpc { Either::Left(grpc.call(request)) } else { Either::Right(json.call(request)) };
+        answer.map(Ok)
     })
 }
 
@@ -290,3 +280,6 @@ pub(super) async fn report_health(
         report(false).await;
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,8 +27,8 @@ const SHORT_QUIET: Duration = Duration::from_secs(5);
 /// How exact all this is.
 const TICK: Duration = Duration::from_millis(500);
 
-/// How an HTTP/2 connection begins, and no request of HTTP/1.1.
-const HTTP2: &[u8] = b"PRI ";
+/// How an HTTP/2 connection begins, and no request of HTTP/1.1. hyper waits without limit for all of it.
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Where a connection is. Cloning shares it.
 #[derive(Debug, Clone)]
@@ -208,7 +208,8 @@ mod tests {
         };
         let (what, ()) = tokio::join!(overdue(&talk, &places), streams);
         assert_eq!(what, Some((105, Overdue::Crowded)));
-        for pieces in [&[&b"PRI * HTTP/2.0\r\n"[..]][..], &[b"P", b"R", b"I ", b"* "], &[b"PR", b"", b"I *"]] {
+        let (whole, part) = (HTTP2, &HTTP2[1..]);
+        for pieces in [&[whole][..], &[b"P", part], &[b"PRI ", b"", &HTTP2[4..23], b"\n more"]] {
             let talk = Talk::new();
             for piece in pieces {
                 talk.read(piece);
@@ -216,7 +217,7 @@ mod tests {
             talk.asked();
             assert_eq!(overdue(&talk, &places).await, None, "{pieces:?}");
         }
-        for pieces in [&[&b"PRO"[..]][..], &[b"P", b"R", b"X", b"PRI "], &[b"GPRI "]] {
+        for pieces in [&[&HTTP2[..23]][..], &[b"PRO", part], &[b"P", b"R", b"X", whole], &[b"G", whole]] {
             let talk = Talk::new();
             for piece in pieces {
                 talk.read(piece);

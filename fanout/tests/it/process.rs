@@ -15,19 +15,42 @@ const FREE: [(&str, &str); 3] = [("OPS_LISTEN", "127.0.0.1:0"), ("LINK_LISTEN", 
 
 fn command(settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fanout"));
-    command.env_clear().envs(settings.iter().copied()).stderr(Stdio::piped()).kill_on_drop(true);
+    set(&mut command, settings);
     command
+}
+
+fn set<'a>(command: &'a mut Command, settings: &[(&str, &str)]) -> &'a mut Command {
+    command.env_clear().envs(settings.iter().copied()).stderr(Stdio::piped()).kill_on_drop(true)
 }
 
 /// A node as a process, and what it says.
 pub(crate) fn spawn(settings: &[(&str, &str)]) -> (Child, Lines<BufReader<ChildStderr>>) {
-    let mut child = command(&[&FREE, settings].concat()).spawn().unwrap();
+    piped(Command::new(env!("CARGO_BIN_EXE_fanout")), &[&FREE, settings].concat())
+}
+
+fn piped(mut command: Command, settings: &[(&str, &str)]) -> (Child, Lines<BufReader<ChildStderr>>) {
+    let mut child = set(&mut command, settings).spawn().unwrap();
     let lines = BufReader::new(child.stderr.take().unwrap()).lines();
     (child, lines)
 }
 
 async fn start(settings: &[(&str, &str)]) -> (Child, Lines<BufReader<ChildStderr>>, Value) {
-    let (child, mut lines) = spawn(settings);
+    listening(spawn(settings)).await
+}
+
+/// A node that may open so many files.
+pub(crate) async fn start_with_files(
+    files: u64,
+    settings: &[(&str, &str)],
+) -> (Child, Lines<BufReader<ChildStderr>>, Value) {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", &format!("ulimit -n {files} && exec \"$0\""), env!("CARGO_BIN_EXE_fanout")]);
+    listening(piped(command, &[&FREE, settings].concat())).await
+}
+
+async fn listening(
+    (child, mut lines): (Child, Lines<BufReader<ChildStderr>>),
+) -> (Child, Lines<BufReader<ChildStderr>>, Value) {
     let listening = soon("the line", async {
         loop {
             let line: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();

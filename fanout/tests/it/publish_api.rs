@@ -20,7 +20,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::support::{Node, http, http_full, soon};
+use crate::support::{Node, eventually, http, http_full, soon};
 
 const LIMIT: usize = 64 << 10;
 
@@ -113,12 +113,16 @@ async fn a_body_over_the_limit_is_refused_however_large() {
     let (status, text) = http(node.bound.api, POST, &padded).await;
     assert!(status == 413 && text.contains("message_too_large"), "{text}");
     let requests = [request("a", "1"), request("a", of(5 << 20)), request("a", "2")];
+    let refused = "api_requests_total{method=\"PublishMany\",code=\"invalid_argument\"}";
+    assert_eq!(node.metric::<u64>(refused).await, 1, "what tonic refuses counts, too");
     let mut results = client.publish_stream(tokio_stream::iter(requests)).await.unwrap().into_inner();
     let mut end = None;
     while let Some(result) = results.next().await {
         end = result.err();
     }
     assert_eq!(end.unwrap().code(), Code::InvalidArgument, "such a request ends a stream");
+    let ended = "api_requests_total{method=\"PublishStream\",code=\"invalid_argument\"}";
+    assert_eq!(node.metric::<u64>(ended).await, 1);
     assert_eq!(seq(&mut client, request("a", "1")).await, 4);
     drop((client, results));
     node.finish().await;
@@ -355,5 +359,18 @@ async fn who_sends_nothing_or_half_a_head_is_cut_and_counted() {
     });
     let counted: u64 = node.metric("api_cut_total{reason=\"slow_head\"}").await;
     assert_eq!(counted, 2);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_head_over_the_limit_is_refused_and_counted() {
+    let node = Node::start(Config::for_development()).await;
+    let large = format!("GET /v1/status\r\nx: {}", "x".repeat(20 << 10));
+    let mut stream = TcpStream::connect(node.bound.api).await.unwrap();
+    stream.write_all(large.replacen("\r\n", " HTTP/1.1\r\n", 1).as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    soon("an answer", stream.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 431");
+    eventually("the count", async || node.metric::<u64>("api_cut_total{reason=\"bad_head\"}").await == 1).await;
     node.finish().await;
 }

@@ -10,8 +10,9 @@ use crate::{
 };
 
 /// `queue` and `rule`, as in the table.
-const QUEUES: [(&str, &str); 12] = [
+const QUEUES: [(&str, &str); 13] = [
     ("broker", "busy"),
+    ("broker_key", "busy"),
     ("broker_reads", "waits"),
     ("link", "behind"),
     ("link_controls", "end_link"),

@@ -147,5 +147,6 @@ pub(crate) fn publication(room: &str, body: impl Into<Bytes>) -> NewPublication 
         key_ttl: None,
         entry: body.into(),
         deadline: Instant::now() + PATIENCE,
+        part: None,
     }
 }

@@ -32,7 +32,8 @@ pub(crate) use self::{
     redis::RedisServer,
     serial::serial,
     stage::{
-        Edge, Fanout, LINK_TOKEN, Plan, SECRET, Stage, closed, free_environment, get, links, metric, readyz, refused,
+        Edge, Fanout, LINK_TOKEN, Plan, SECRET, Stage, closed, free_environment, get, links, metric, readyz, refusals,
+        refused,
     },
     token::{Token, now_s},
 };

@@ -29,14 +29,9 @@ use self::{
 use super::{commands::Commands, keys::Keys, script::Scripts};
 use crate::{
     broker::{Announcement, Events, Keep, NewPublication, Pending, Receipt, StoreError},
+    defaults::{STORE_BYTES, STORE_ITEMS},
     metrics::Metrics,
 };
-
-/// Publications that wait for Redis, or for its answer.
-const QUEUE_ITEMS: usize = 16 << 10;
-
-/// Bytes of their entries.
-const QUEUE_BYTES: usize = 64 << 20;
 
 /// Announcements that may wait for the room's shard before its publishers here are held back.
 const MAX_BACKLOG: usize = 8 << 10;
@@ -144,7 +139,7 @@ pub(super) struct Queue {
 impl Queue {
     /// With its far end.
     pub(super) fn new(shared: Arc<Shared>) -> (Self, mpsc::Receiver<Job>) {
-        let (sender, jobs) = mpsc::channel(QUEUE_ITEMS);
+        let (sender, jobs) = mpsc::channel(STORE_ITEMS);
         (Self { shared, sender }, jobs)
     }
 
@@ -153,8 +148,8 @@ impl Queue {
         let bytes = publication.entry.len();
         let behind = shared.events.backlog(&publication.room) > MAX_BACKLOG;
         let full = behind
-            || shared.items.load(Ordering::Relaxed) >= QUEUE_ITEMS
-            || shared.bytes.load(Ordering::Relaxed) + bytes > QUEUE_BYTES;
+            || shared.items.load(Ordering::Relaxed) >= STORE_ITEMS
+            || shared.bytes.load(Ordering::Relaxed) + bytes > STORE_BYTES;
         let (receipt, pending) = oneshot::channel();
         if full {
             shared.metrics.broker_full.inc();

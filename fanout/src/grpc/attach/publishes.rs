@@ -115,6 +115,7 @@ impl Publishes {
         self.publishing.broadcast(Offer {
             room: &publish.room,
             from: publish.from.as_str().into(),
+            share: None,
             body: publish.body.clone(),
             key: &publish.key,
             edge_key_ttl: publish.key_is_ours.then_some(deadline + EDGE_KEY_GRACE),

@@ -1,15 +1,16 @@
 //! `PublishStream`: results in the order of the requests, many under way; read no faster than the store takes.
 
-use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll};
+use std::{collections::VecDeque, future::poll_fn, task::Poll};
 
 use futures_util::{Stream, stream::unfold};
 use proto::wire::{PublishRequest, PublishResult};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::{offer, result, settle};
 use crate::{
+    auth::Caller,
     broker::{Receipt, StoreError},
     defaults::{BUSY_PAUSE, STREAM_PUBLISH_BYTES, STREAM_PUBLISHES},
     grpc::status,
@@ -19,7 +20,7 @@ use crate::{
 /// One stream's state.
 struct Results {
     publishing: Publishing,
-    from: Arc<str>,
+    from: Caller,
     requests: Streaming<PublishRequest>,
     /// Offered, with the bytes each holds.
     offered: VecDeque<(Result<Accepted, PublishError>, usize)>,
@@ -40,7 +41,7 @@ struct Refused {
 
 pub(super) fn results(
     publishing: Publishing,
-    from: Arc<str>,
+    from: Caller,
     requests: Streaming<PublishRequest>,
     drain: CancellationToken,
 ) -> impl Stream<Item = Result<PublishResult, Status>> {
@@ -67,7 +68,7 @@ impl Results {
             let again = self.refused.as_ref().map(|refused| refused.again);
             tokio::select! {
                 biased;
-                request = self.requests.message(), if more => match request.map_err(status::of_requests)? {
+                request = self.requests.message(), if more => match request.map_err(|status| self.unread(status))? {
                     Some(request) => {
                         let begun = self.publishing.begin(&request.traceparent);
                         self.offer(request, begun);
@@ -90,6 +91,15 @@ impl Results {
                 else => return if self.drain.is_cancelled() { Err(status::draining()) } else { Ok(None) },
             }
         }
+    }
+
+    /// The stream ends with it. One that is too large is no fault of the connection's.
+    fn unread(&self, status: Status) -> Status {
+        let status = status::of_requests(status);
+        if status.code() == Code::InvalidArgument {
+            self.publishing.metrics.called("PublishStream", status::label(status.code()));
+        }
+        status
     }
 
     fn offer(&mut self, request: PublishRequest, begun: Begun) {

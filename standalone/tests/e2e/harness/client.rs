@@ -244,6 +244,13 @@ impl Client {
         .await
     }
 
+    /// All that it was told and was not asked for, up to the end, and how it closed.
+    pub(crate) async fn rest(&mut self) -> String {
+        let closed = self.closed().await;
+        let texts = self.inbox.drain(..).map(|message| message.text);
+        texts.chain([closed]).collect::<Vec<_>>().join("\n")
+    }
+
     /// Whether it is open, and answers.
     pub(crate) async fn ping(&mut self) {
         self.send(r#"{"type":"ping"}"#).await;

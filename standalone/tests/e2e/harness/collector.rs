@@ -40,7 +40,13 @@ pub(crate) struct Span {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Spans(Arc<Mutex<Vec<Span>>>);
+struct Spans(Arc<Mutex<Came>>);
+
+#[derive(Debug, Default)]
+struct Came {
+    spans: Vec<Span>,
+    told: String,
+}
 
 impl Collector {
     pub(crate) fn start() -> Self {
@@ -59,9 +65,14 @@ impl Collector {
         format!("http://{}", self.address)
     }
 
+    /// All that came, with everything in it, in some words.
+    pub(crate) fn told(&self) -> String {
+        self.spans.0.lock().unwrap().told.clone()
+    }
+
     /// All that came up to now.
     pub(crate) fn spans(&self) -> Vec<Span> {
-        self.spans.0.lock().unwrap().clone()
+        self.spans.0.lock().unwrap().spans.clone()
     }
 }
 
@@ -77,11 +88,13 @@ impl TraceService for Spans {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        for of_process in request.into_inner().resource_spans {
+        let request = request.into_inner();
+        self.0.lock().unwrap().told.push_str(&format!("{request:?}"));
+        for of_process in request.resource_spans {
             let resource = attributes(of_process.resource.unwrap().attributes);
             let service = resource.into_iter().find(|(key, _)| key == "service.name").unwrap().1;
             for span in of_process.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-                self.0.lock().unwrap().push(taken(&service, span));
+                self.0.lock().unwrap().spans.push(taken(&service, span));
             }
         }
         Ok(Response::new(ExportTraceServiceResponse::default()))

@@ -106,7 +106,8 @@ impl Opening {
         Answered { status, headers, body: serde_json::from_slice(&body).unwrap_or_default(), head }
     }
 
-    /// The status and code of the refusal, which must be as the page has it.
+    /// The status and code of the refusal, which must be as the page has it: with `Retry-After` if it is 429 or 503, and
+    /// only then.
     pub(crate) async fn refused(&self) -> (u16, String) {
         let answered = self.send().await;
         let Answered { status, headers, body, .. } = &answered;

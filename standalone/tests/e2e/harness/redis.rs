@@ -43,6 +43,12 @@ impl RedisServer {
         .await;
     }
 
+    /// From now on, also a user of this name and password.
+    pub(crate) async fn knows(&self, user: &str, password: &str) {
+        let answer = self.command(&format!("ACL SETUSER {user} on >{password} ~* &* +@all")).await.unwrap();
+        assert!(answer.starts_with("+OK"), "{answer}");
+    }
+
     /// Connections that subscribe.
     pub(crate) async fn subscribers(&self) -> usize {
         self.command("CLIENT LIST TYPE pubsub").await.unwrap().matches("id=").count()

@@ -220,6 +220,11 @@ pub(crate) async fn closed(ops: SocketAddr, reason: &str) -> u64 {
     find_metric(ops, &format!("espigon_edge_closed_total{{reason=\"{reason}\"}}")).await.unwrap_or(0)
 }
 
+/// Requests of an edge's clients that were answered with this error.
+pub(crate) async fn refusals(ops: SocketAddr, code: &str) -> u64 {
+    find_metric(ops, &format!("espigon_edge_errors_total{{code=\"{code}\"}}")).await.unwrap_or(0)
+}
+
 /// `Err`: all there is.
 async fn find_metric(ops: SocketAddr, name: &str) -> Result<u64, String> {
     let (_, text) = get(&format!("http://{ops}/metrics")).await;
