@@ -57,6 +57,7 @@ mod drain;
 mod failover;
 mod hearing;
 mod history;
+mod hold_back;
 mod joined;
 mod link;
 mod memory;

@@ -10,10 +10,11 @@ use crate::{
 };
 
 /// `queue` and `rule`, as in the table.
-const QUEUES: [(&str, &str); 13] = [
+const QUEUES: [(&str, &str); 14] = [
     ("broker", "busy"),
     ("broker_key", "busy"),
     ("broker_reads", "waits"),
+    ("held_back", "not_held"),
     ("link", "behind"),
     ("link_controls", "end_link"),
     ("link_publishes", "busy"),
