@@ -1,4 +1,5 @@
 use std::{
+    fmt::Write as _,
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
@@ -89,7 +90,7 @@ impl TraceService for Spans {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         let request = request.into_inner();
-        self.0.lock().unwrap().told.push_str(&format!("{request:?}"));
+        write!(self.0.lock().unwrap().told, "{request:?}").unwrap();
         for of_process in request.resource_spans {
             let resource = attributes(of_process.resource.unwrap().attributes);
             let service = resource.into_iter().find(|(key, _)| key == "service.name").unwrap().1;

@@ -75,7 +75,9 @@ pub(super) fn sources(folders: &[&str]) -> String {
         }
     }
     let mut all = String::new();
-    folders.iter().for_each(|folder| add(&repository().join(folder), &mut all));
+    for folder in folders {
+        add(&repository().join(folder), &mut all);
+    }
     all
 }
 

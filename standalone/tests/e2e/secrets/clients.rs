@@ -10,7 +10,9 @@ use crate::harness::{Client, Edge, Opening, Token, get, now_s};
 /// Three clients, each with its token in another place.
 pub(super) async fn speak(edge: &Edge, told: &mut Told) -> Vec<Client> {
     let tokens = ["ana", "bob", "cleo"].map(|user| Token::of(user).sign());
-    tokens.iter().for_each(|token| told.secret(token));
+    for token in &tokens {
+        told.secret(token);
+    }
     let bearer = format!("Bearer {}", tokens[0]);
     let mut clients = vec![
         Client::open(edge.ws, &[("authorization", &bearer)]).await.unwrap(),
@@ -90,7 +92,7 @@ async fn be_refused(edge: SocketAddr, good: &str, told: &mut Told) {
         let answered = opening.send().await;
         told.answer("an opening", format!("{} {}", answered.head, answered.body));
     }
-    for target in [format!("nowhere?token={good}"), format!("{good}"), format!("ws?token={good}")] {
+    for target in [format!("nowhere?token={good}"), good.to_owned(), format!("ws?token={good}")] {
         let (status, body) = get(&format!("http://{edge}/{target}")).await;
         told.answer("a page", format!("{status} {body}"));
     }

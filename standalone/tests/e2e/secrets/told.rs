@@ -36,7 +36,7 @@ impl Told {
         let mut found = Vec::new();
         for secret in &self.secrets {
             let bytes = format!("{:?}", secret.as_bytes());
-            let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+            let hex = secret.bytes().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
             let forms = [secret, bytes.trim_matches(['[', ']']), &hex];
             let places = self.texts.iter().filter(|(_, text)| forms.iter().any(|form| text.contains(form)));
             found.extend(places.map(|(place, _)| format!("{place}: {secret}")));
