@@ -24,6 +24,18 @@ const EDGE: &[(&str, &[(&str, &str)])] = &[
         &[("edge/src/session.rs", "MAX_WAITING"), ("edge/src/session.rs", "MAX_WAITING_BYTES")],
     ),
     ("tokens with unknown keys", &[("edge/src/keys/issuer.rs", "PAUSE")]),
+    (
+        "members of a room of",
+        &[
+            ("edge/src/hub/room/pace.rs", "CROWD"),
+            ("edge/src/hub/room/pace.rs", "STILL"),
+            ("edge/src/hub/room/pace.rs", "PATIENCE"),
+        ],
+    ),
+    (
+        "rooms for which edges ask",
+        &[("fanout/src/defaults.rs", "HELD_BACK_ROOMS"), ("fanout/src/defaults.rs", "MAX_SHARDS")],
+    ),
     ("removals that an edge knows", &[("edge/src/removals.rs", "CAPACITY")]),
     ("removals that the store keeps", &[("proto/src/lib.rs", "MAX_REMOVALS")]),
 ];
