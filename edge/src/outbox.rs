@@ -73,15 +73,13 @@ impl Outbox {
         }
     }
 
-    /// Frames that wait.
-    pub fn held(&self) -> usize {
-        self.queue.held().frames
-    }
-
-    /// Whether more than half of what it may hold waits.
-    pub fn lags(&self) -> bool {
-        let Limits { frames, bytes } = self.rules.limits;
-        !self.queue.is_low(Limits { frames: frames / 2, bytes: bytes / 2 })
+    /// Frames that wait, if they are more than half of what it may hold: else none.
+    pub fn lag(&self) -> usize {
+        if self.queue.is_closed() {
+            return 0;
+        }
+        let (Limits { frames, bytes }, held) = (self.rules.limits, self.queue.held());
+        if 2 * held.frames > frames || 2 * held.bytes > bytes { held.frames } else { 0 }
     }
 
     /// What replays may fill: a quarter. A slice of what is live takes up to half, and answers must fit as well.

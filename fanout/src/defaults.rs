@@ -104,16 +104,21 @@ pub(crate) const STREAM_PUBLISH_BYTES: usize = 4 << 20;
 pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(2);
 pub(crate) const BUSY_PAUSE_MAX: Duration = Duration::from_millis(32);
 
-/// Longest time for which an edge asks at once that publishers of a room be held back, and in all before it must have
-/// stopped for a moment: it asks again while the room's members get on, and an edge that never ends must not silence it.
+/// Longest time for which an edge asks at once that publishers of a room be held back: it asks again while it is so.
 pub(crate) const HOLD_LEASE: Duration = Duration::from_secs(1);
+
+/// After so long of it, what waits is let through for a moment, longer than publishers pause: no edge silences a room.
 pub(crate) const HOLD_ASKED: Duration = Duration::from_secs(30);
+pub(crate) const HOLD_BREAK: Duration = Duration::from_millis(50);
+
+/// Rooms taken from one message that asks for it, as many as an edge of ours sends.
+pub(crate) const HOLD_CHUNK: usize = 512;
 
 /// Rooms of one shard for which edges may ask that at a time.
 pub(crate) const HELD_BACK_ROOMS: usize = 4096;
 
 /// How long a call of the publish API is held back for want of place before it is refused: longer than one edge that is
-/// behind can hold a room's publishers back.
+/// behind can hold a room's publishers back, less than one that asks for it can.
 pub(crate) const HOLD: Duration = Duration::from_secs(4);
 
 /// When a refused publisher should come back.

@@ -127,6 +127,7 @@ impl Dispatcher {
     /// The attachment is closed: take it out of every room.
     pub(crate) fn gone(&self, id: AttachmentId) {
         for shard in &self.0.shards {
+            shard.inbox.held_back().gone(id);
             shard.inbox.gone(id);
         }
     }

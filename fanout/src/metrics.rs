@@ -203,11 +203,7 @@ impl Metrics {
             broker_full: full("broker", "busy"),
             broker_key_full: full("broker_key", "busy"),
             removals_full: full("removals", "busy"),
-            hold_backs: counter(
-                registry,
-                "hold_backs",
-                "Times that edges asked for a room's publishers to be held back, or no longer",
-            ),
+            hold_backs: counter(registry, "hold_backs", "Times an edge asked to hold publishers back, or no more"),
             repairs: counter(registry, "gap_repairs", "Reads of a room's history because announcements were missing"),
             replays: counter(registry, "replays", "Pages of history read for links that were behind"),
             behind: gauge(

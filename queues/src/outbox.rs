@@ -94,15 +94,10 @@ impl<C: Copy> Outbox<C> {
         true
     }
 
-    /// Whether no more than this is held, or the outbox closed.
-    pub fn is_low(&self, low: Limits) -> bool {
-        lock(&self.state).is_low(low)
-    }
-
-    /// Ready once it is so.
+    /// Ready once no more than this is held, or the outbox closed.
     pub fn poll_low(&self, cx: &Context<'_>, low: Limits) -> Poll<()> {
         let mut state = lock(&self.state);
-        if state.is_low(low) {
+        if state.held.within(low) || !matches!(state.end, End::Open) {
             state.filler = None;
             return Poll::Ready(());
         }
@@ -259,10 +254,6 @@ impl Limits {
 }
 
 impl<C> State<C> {
-    fn is_low(&self, low: Limits) -> bool {
-        self.held.within(low) || !matches!(self.end, End::Open)
-    }
-
     fn add(&mut self, frame: Bytes) {
         self.held.frames += 1;
         self.held.bytes += frame.len();

@@ -29,16 +29,6 @@ pub(super) struct Members {
     rest: Range<usize>,
 }
 
-/// What some members are like.
-#[derive(Debug, Default)]
-pub(super) struct Look {
-    pub(super) seen: usize,
-    /// Those of them that lag.
-    pub(super) lag: usize,
-    /// Frames that wait for them.
-    pub(super) held: usize,
-}
-
 #[derive(Debug, Default)]
 struct Index {
     positions: HashTable<usize>,
@@ -63,18 +53,20 @@ impl Members {
         self.list.first().map(|member| member.limits())
     }
 
-    /// A look at so many of them, or all if they are fewer, spread over all. Not by an even step: members
-    /// are dealt out to the drivers of the pumps in turn, and then only one driver's would be seen.
-    pub(super) fn look(&self, sample: usize) -> Look {
+    /// Looks at so many of them, or all if they are fewer, spread over all from a place on: how many were seen, how many of
+    /// these lag, and the frames that wait for those. Not by an even step: members are dealt out to the drivers of the pumps
+    /// in turn, and then only one driver's would be seen.
+    pub(super) fn look(&self, start: usize, sample: usize) -> (usize, usize, usize) {
         let count = self.list.len();
         let seen = sample.min(count);
-        let mut look = Look { seen, ..Look::default() };
+        let step = if count.is_multiple_of(SPREAD) { 1 } else { SPREAD };
+        let (mut lag, mut left) = (0, 0);
         for n in 0..seen {
-            let member = &self.list[n * SPREAD % count];
-            look.lag += usize::from(member.lags());
-            look.held += member.held();
+            let frames = self.list[(start % count + n * step) % count].lag();
+            lag += usize::from(frames > 0);
+            left += frames;
         }
-        look
+        (seen, lag, left)
     }
 
     pub(super) fn contains(&self, member: &Arc<Outbox>) -> bool {

@@ -46,6 +46,8 @@ pub(super) struct HubRoom {
     /// Something was dropped because too much was pending: to be asked for when there is less.
     dropped: bool,
     slice: Vec<Item>,
+    /// For its members, which are to be looked at again.
+    pub(super) waits: bool,
     /// None while members keep up.
     pace: Option<Box<Pace>>,
     /// What was handed out last, ending there.
@@ -74,8 +76,6 @@ pub(super) struct Listed {
     pub(super) waiting: bool,
     /// Rooms that may be given up.
     pub(super) lingering: bool,
-    /// Rooms that wait for their members, which are to be looked at again.
-    pub(super) waits: bool,
 }
 
 /// A member-to-be: the room's position is not known yet.
@@ -155,6 +155,7 @@ impl HubRoom {
             pending_bytes: 0,
             dropped: false,
             slice: Vec::new(),
+            waits: false,
             pace: None,
             tail: None,
             replay: None,
@@ -294,7 +295,7 @@ impl HubRoom {
     }
 
     fn has_pending(&self) -> bool {
-        self.members.is_walking() || (!self.pending.is_empty() && !self.listed.waits)
+        self.members.is_walking() || (!self.pending.is_empty() && !self.waits)
     }
 
     /// When the first member-to-be is to be given up.

@@ -221,10 +221,10 @@ impl Rooms {
             let rest = budget - walked.members;
             let done = self.with_slot(slot, |room, cx| {
                 room.listed.work = false;
-                let waited = room.listed.waits;
+                let waited = room.waits;
                 let (members, frames) = room.walk(rest, now, cx);
                 let slice = if members == 0 { 0 } else { frames.div_ceil(members) };
-                let waits = (room.listed.waits && !waited).then(|| room.name.clone());
+                let waits = (room.waits && !waited).then(|| room.name.clone());
                 (members, frames, slice, waits, room.has_work() && !room.members.is_walking())
             });
             let Some((members, frames, slice, waits, more)) = done else { continue };
@@ -279,7 +279,7 @@ impl Rooms {
             });
         }
         while let Some((_, room)) = self.waits.pop_front_if(|(deadline, _)| *deadline <= now) {
-            self.with(&room, |state, _| state.listed.waits = false);
+            self.with(&room, |state, _| state.waits = false);
         }
         while let Some((_, room)) = self.lingering.pop_front_if(|(deadline, _)| *deadline <= now) {
             let linger = self.linger;

@@ -119,8 +119,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Broker for Memory {
     fn publish(&self, publication: NewPublication) -> Result<Pending, StoreError> {
         let inner = &self.0;
-        if inner.events.backlog(&publication.room) > inner.backlog {
-            inner.metrics.broker_full.inc();
+        let backlog = inner.events.backlog(&publication.room);
+        if backlog > inner.backlog {
+            // A room that is held back is no queue that is full.
+            inner.metrics.broker_full.inc_by((backlog < usize::MAX).into());
             return Err(StoreError::Busy);
         }
         Ok(Pending::Ready(Ok(self.0.publish(publication))))

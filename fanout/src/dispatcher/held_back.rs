@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::{
     attachments::AttachmentId,
-    defaults::{HOLD_ASKED, HOLD_LEASE, LINK_SILENCE},
+    defaults::{HOLD_ASKED, HOLD_BREAK, HOLD_LEASE, LINK_SILENCE},
 };
 
 /// Longest time that publishers of a room are held back for an edge that is behind: as long as a dead link may go unseen.
@@ -25,9 +25,16 @@ const LIMIT: Duration = LINK_SILENCE;
 
 #[derive(Debug, Default)]
 pub(super) struct HeldBack {
-    rooms: Mutex<HashMap<Room, Held, RandomState>>,
-    /// Their number, so that a publication usually takes no lock.
+    inner: Mutex<Inner>,
+    /// The rooms' number, so that a publication usually takes no lock.
     count: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    rooms: HashMap<Room, Held, RandomState>,
+    /// When those that are no longer held back were last looked for.
+    swept: Option<Instant>,
 }
 
 /// Why a room is held back.
@@ -39,7 +46,7 @@ struct Held {
     asked: Vec<Lease>,
 }
 
-/// An edge asks for a while, and again; not for ever.
+/// An edge asks for a while, and again.
 #[derive(Debug)]
 struct Lease {
     of: AttachmentId,
@@ -48,12 +55,14 @@ struct Lease {
 }
 
 impl Lease {
-    fn is_over(&self, now: Instant) -> bool {
-        self.until <= now
+    fn holds(&self, now: Instant) -> bool {
+        let round = (HOLD_ASKED + HOLD_BREAK).as_millis();
+        now < self.until && (now - self.since).as_millis() % round < HOLD_ASKED.as_millis()
     }
 
-    fn holds(&self, now: Instant) -> bool {
-        !self.is_over(now) && now < self.since + HOLD_ASKED
+    /// It is kept a little longer: who asks again at once has not begun anew.
+    fn is_over(&self, now: Instant) -> bool {
+        self.until + HOLD_LEASE <= now
     }
 }
 
@@ -70,59 +79,76 @@ impl Held {
 
 impl HeldBack {
     pub(super) fn contains(&self, room: &Room) -> bool {
-        self.count.load(Ordering::Relaxed) > 0 && self.lock().get(room).is_some_and(|held| held.holds(Instant::now()))
+        self.count.load(Ordering::Relaxed) > 0
+            && self.lock().rooms.get(room).is_some_and(|held| held.holds(Instant::now()))
     }
 
     /// An attachment is behind in it from now on, if none is already.
     pub(super) fn insert(&self, room: &Room) {
-        let mut rooms = self.lock();
-        let held = rooms.entry_ref(room).or_default();
-        held.behind.get_or_insert_with(|| Instant::now() + LIMIT);
-        self.count.store(rooms.len(), Ordering::Relaxed);
+        self.change(|inner| {
+            let held = inner.rooms.entry_ref(room).or_default();
+            held.behind.get_or_insert_with(|| Instant::now() + LIMIT);
+        });
     }
 
     /// None is behind in it any more.
     pub(super) fn remove(&self, room: &Room) {
         if self.count.load(Ordering::Relaxed) > 0 {
-            let mut rooms = self.lock();
-            if let Some(held) = rooms.get_mut(room) {
+            self.change(|inner| {
+                let Some(held) = inner.rooms.get_mut(room) else { return };
                 held.behind = None;
                 if held.is_over(Instant::now()) {
-                    rooms.remove(room);
+                    inner.rooms.remove(room);
                 }
-            }
-            self.count.store(rooms.len(), Ordering::Relaxed);
+            });
         }
     }
 
-    /// The edge asks for it, for so long from now. False if edges have asked for too many rooms.
+    /// The edge asks for it, for so long from now. False if too many rooms are held back.
     pub(super) fn ask(&self, room: &Room, of: AttachmentId, length: Duration, most: usize) -> bool {
         let now = Instant::now();
         let until = now + length.min(HOLD_LEASE);
-        let mut rooms = self.lock();
-        let has_place = rooms.contains_key(room) || {
-            if rooms.len() >= most {
-                rooms.retain(|_, held| !held.is_over(now));
+        self.change(|inner| {
+            let full = |inner: &Inner| inner.rooms.len() >= most && !inner.rooms.contains_key(room);
+            // Not for each that is asked for.
+            if full(inner) && inner.swept.is_none_or(|swept| swept + HOLD_LEASE <= now) {
+                inner.swept = Some(now);
+                inner.rooms.retain(|_, held| !held.is_over(now));
             }
-            rooms.len() < most
-        };
-        if has_place {
-            let held = rooms.entry_ref(room).or_default();
+            if full(inner) {
+                return false;
+            }
+            let held = inner.rooms.entry_ref(room).or_default();
             held.asked.retain(|lease| !lease.is_over(now));
             match held.asked.iter_mut().find(|lease| lease.of == of) {
                 Some(lease) => lease.until = until,
                 None => held.asked.push(Lease { of, since: now, until }),
             }
-            if held.is_over(now) {
-                rooms.remove(room);
-            }
-        }
-        self.count.store(rooms.len(), Ordering::Relaxed);
-        has_place
+            true
+        })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Room, Held, RandomState>> {
-        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The attachment is closed.
+    pub(super) fn gone(&self, id: AttachmentId) {
+        if self.count.load(Ordering::Relaxed) > 0 {
+            self.change(|inner| {
+                inner.rooms.retain(|_, held| {
+                    held.asked.retain(|lease| lease.of != id);
+                    held.behind.is_some() || !held.asked.is_empty()
+                });
+            });
+        }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+        let mut inner = self.lock();
+        let result = change(&mut inner);
+        self.count.store(inner.rooms.len(), Ordering::Relaxed);
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -156,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_edge_asks_for_a_while_and_again_but_not_for_ever() {
+    async fn an_edge_asks_for_a_while() {
         let (held_back, a) = (HeldBack::default(), room("a"));
         let (one, other) = (AttachmentId(1), AttachmentId(2));
         assert!(held_back.ask(&a, one, 100 * MS, 9));
@@ -169,15 +195,27 @@ mod tests {
         assert!(held_back.ask(&a, one, Duration::from_secs(100), 9));
         advance(HOLD_LEASE).await;
         assert!(!held_back.contains(&a));
-        let begun = Instant::now();
-        while held_back.ask(&a, one, HOLD_LEASE, 9) && held_back.contains(&a) {
-            advance(HOLD_LEASE / 2).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_edge_that_asks_for_ever_lets_some_through() {
+        let (held_back, a, edge) = (HeldBack::default(), room("a"), AttachmentId(1));
+        // Saying between that it is over does not help.
+        for between in [None, Some(Duration::ZERO)] {
+            let begun = Instant::now();
+            let mut free = Vec::new();
+            while begun.elapsed() < 2 * HOLD_ASKED {
+                for length in between.into_iter().chain([HOLD_LEASE]) {
+                    assert!(held_back.ask(&a, edge, length, 9));
+                }
+                free.extend((!held_back.contains(&a)).then(|| begun.elapsed()));
+                advance(10 * MS).await;
+            }
+            let expected: Vec<_> = (0..5).map(|n| HOLD_ASKED + n * 10 * MS).collect();
+            assert_eq!(free, expected);
+            held_back.gone(edge);
+            assert!(!held_back.contains(&a) && held_back.count.load(Ordering::Relaxed) == 0);
         }
-        assert_eq!(begun.elapsed(), HOLD_ASKED);
-        // Only once it has stopped asking.
-        assert!(held_back.ask(&a, one, HOLD_LEASE, 9) && !held_back.contains(&a));
-        advance(HOLD_LEASE).await;
-        assert!(held_back.ask(&a, one, HOLD_LEASE, 9) && held_back.contains(&a));
     }
 
     #[tokio::test(start_paused = true)]
@@ -191,7 +229,11 @@ mod tests {
         held_back.remove(&a);
         assert!(held_back.contains(&a), "still asked for");
         held_back.ask(&a, edge, Duration::ZERO, 9);
-        assert!(!held_back.contains(&a) && held_back.lock().is_empty());
+        assert!(!held_back.contains(&a));
+        advance(HOLD_LEASE).await;
+        held_back.insert(&a);
+        held_back.remove(&a);
+        assert!(held_back.lock().rooms.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -200,7 +242,7 @@ mod tests {
         assert!(held_back.ask(&room("a"), edge, 100 * MS, 2) && held_back.ask(&room("b"), edge, 50 * MS, 2));
         assert!(!held_back.ask(&room("c"), edge, 100 * MS, 2) && !held_back.contains(&room("c")));
         assert!(held_back.ask(&room("a"), edge, 100 * MS, 2), "it has its place");
-        advance(50 * MS).await;
+        advance(100 * MS + HOLD_LEASE).await;
         assert!(held_back.ask(&room("c"), edge, 100 * MS, 2) && held_back.contains(&room("c")));
     }
 }

@@ -25,7 +25,7 @@ use crate::{
     attachments::{Attachment, Attachments, Control, End, Guard},
     auth::LinkToken,
     broker::{PageLimit, ReadFrom},
-    defaults::{BUSY_PAUSE, LINK_READS, LINK_SILENCE, PAGE_ITEMS, TOP_ROOMS},
+    defaults::{BUSY_PAUSE, HOLD_CHUNK, LINK_READS, LINK_SILENCE, PAGE_ITEMS, TOP_ROOMS},
     dispatcher::{Dispatcher, Wish},
     publishing::Publishing,
 };
@@ -184,8 +184,8 @@ impl Inbound {
             Some(Kind::Stats(stats)) => self.guard.attachment.report().stats = Arc::new(bounded(stats)),
             Some(Kind::Accepts(accepts)) => self.guard.attachment.accepts_batches(accepts.publications_batch),
             Some(Kind::HoldBack(held)) => {
-                for HeldRoom { room, ms } in &held.rooms {
-                    let Ok(room) = Room::try_new(room) else { continue };
+                for HeldRoom { room, ms } in held.rooms.iter().take(HOLD_CHUNK) {
+                    let Some(room) = self.room(room) else { continue };
                     self.publishing.metrics.hold_backs.inc();
                     self.dispatcher.hold_back(self.guard.attachment.id, &room, Duration::from_millis((*ms).into()));
                 }
@@ -200,14 +200,17 @@ impl Inbound {
     }
 
     fn wish(&self, wish: &RoomInterest) -> Option<Wish> {
-        match Room::try_new(&wish.room) {
-            Ok(room) => Some(Wish { room, wanted: wish.wanted, position: wish.position.as_ref().map(position) }),
-            Err(error) => {
+        let room = self.room(&wish.room)?;
+        Some(Wish { room, wanted: wish.wanted, position: wish.position.as_ref().map(position) })
+    }
+
+    fn room(&self, name: &str) -> Option<Room> {
+        Room::try_new(name)
+            .inspect_err(|error| {
                 self.publishing.metrics.unknown_messages.inc();
-                tracing::warn!(%error, "an edge wants a room that cannot be");
-                None
-            }
-        }
+                tracing::warn!(%error, "an edge names a room that cannot be");
+            })
+            .ok()
     }
 
     fn answer(&self, answer: Answer) {

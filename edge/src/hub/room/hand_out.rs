@@ -39,10 +39,13 @@ impl HubRoom {
     fn walk_pending(&mut self, most: usize, now: Instant, cx: &mut Cx<'_>) -> (usize, usize) {
         // Nothing is pending if those it was for have left.
         if most == 0 || !self.has_pending() {
+            if self.pending.is_empty() {
+                self.let_go_on(cx);
+            }
             return (0, 0);
         }
         if !self.members.is_walking() {
-            if !self.may_go_on(now, cx) {
+            if !self.check_pace(now, cx) {
                 return (0, 0);
             }
             self.begin_slice(cx);
@@ -101,6 +104,7 @@ impl HubRoom {
                 self.slice.push(item);
             }
         }
+        self.count_pace(frames, bytes);
         if let Some(replay) = &mut self.replay {
             replay.moved_on();
         }

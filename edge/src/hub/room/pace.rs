@@ -4,24 +4,26 @@
 
 use std::time::Duration;
 
+use queues::Limits;
 use service::limit;
 use tokio::time::Instant;
 
 use super::{Cx, HubRoom};
-use crate::hub::members::Look;
 
-/// Members from which on a room waits, if one in so many lags. Few of them all, or fewer, are slow by themselves.
+/// Members from which on a room waits, if one in so many lags. In a smaller one, or if fewer lag, it is they who are slow.
 const CROWD: usize = 64;
 const ONE_IN: usize = 8;
 
 /// Members that are looked at, spread over all.
 const SAMPLE: usize = 32;
 
-/// Longest wait for members that take nothing, as dead ones do, and longest wait in all. Past it the room goes on until
-/// those that lag are closed or have caught up: whatever members do, publishers are not held back to less than half an
-/// outbox in that time.
+/// Longest wait for members that take nothing, as dead ones do, and longest wait in all.
 const STILL: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// It does not wait for more than that until half an outbox has been handed out, or so long has passed: whatever members
+/// do, publishers are not held back to less.
+const REST: Duration = Duration::from_secs(30);
 
 /// How soon a room that waits looks at its members again.
 pub(in crate::hub) const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -30,35 +32,45 @@ pub(in crate::hub) const LOOK_AGAIN: Duration = Duration::from_millis(10);
 const LEASE: Duration = Duration::from_secs(1);
 const RENEWAL: Duration = Duration::from_millis(200);
 
-/// A room in which more came than its members took; until all of it is handed out.
+/// Of a room whose members have not kept up.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    /// While many lag.
     lag: Option<Lag>,
-    /// When its publishers were last told to wait.
+    /// When its publishers were last told to wait, until all is handed out.
     told: Option<Instant>,
 }
 
+/// Many lag, or did just now.
 #[derive(Debug)]
 struct Lag {
     since: Instant,
-    /// When they last took something, and what is left.
+    /// Where the look at members begins.
+    start: usize,
+    /// When those that lag last took something, and what waited for them then.
     moved: Instant,
-    held: usize,
+    left: usize,
+    /// Handed out since.
+    handed: Limits,
 }
 
 impl Lag {
-    fn begun(now: Instant, held: usize) -> Self {
-        Self { since: now, moved: now, held }
+    fn begun(now: Instant, start: usize, left: usize) -> Self {
+        Self { since: now, start, moved: now, left, handed: Limits { frames: 0, bytes: 0 } }
     }
 
-    /// Whether to wait on.
-    fn look(&mut self, now: Instant, held: usize) -> bool {
-        if held < self.held {
+    /// Whether to wait on, now that so much is left.
+    fn waits(&mut self, now: Instant, left: usize) -> bool {
+        if left < self.left {
             self.moved = now;
         }
-        self.held = held;
+        self.left = left;
         now < self.moved + STILL && now < self.since + PATIENCE
+    }
+
+    /// Whether those that lag next are waited for as if these had not been.
+    fn is_over(&self, now: Instant, outbox: Limits) -> bool {
+        let Limits { frames, bytes } = self.handed;
+        2 * frames >= outbox.frames || 2 * bytes >= outbox.bytes || now >= self.since + REST
     }
 }
 
@@ -67,39 +79,59 @@ impl HubRoom {
         self.members.len() >= limit(CROWD)
     }
 
-    /// Whether the next slice is to be handed out now. If not, the room waits.
-    pub(super) fn may_go_on(&mut self, now: Instant, cx: &mut Cx<'_>) -> bool {
-        if !self.is_crowd() {
+    /// Looks at the members, and has the room wait if many lag. False if it waits.
+    pub(super) fn check_pace(&mut self, now: Instant, cx: &mut Cx<'_>) -> bool {
+        let outbox = self.members.first_limits();
+        let (true, Some(outbox)) = (self.is_crowd(), outbox) else {
+            self.pace.as_mut().map(|pace| pace.lag.take());
             return true;
-        }
-        let Look { seen, lag, held } = self.members.look(SAMPLE);
-        if ONE_IN * lag < seen {
-            if let Some(pace) = &mut self.pace {
-                pace.lag = None;
+        };
+        let pace = self.pace.as_mut();
+        let lag = pace.and_then(|pace| pace.lag.as_mut());
+        // Another part of them each time, but the same ones while they lag.
+        let start = lag.as_ref().map_or(usize::try_from(self.handed.seq).unwrap_or(0), |lag| lag.start);
+        let (seen, lagging, left) = self.members.look(start, SAMPLE);
+        if ONE_IN * lagging < seen {
+            if lag.is_some_and(|lag| lag.is_over(now, outbox)) {
+                self.pace.as_mut().map(|pace| pace.lag.take());
             }
             return true;
         }
-        self.hold_back(now, cx);
         let lag = &mut self.pace.get_or_insert_default().lag;
-        self.listed.waits = lag.get_or_insert_with(|| Lag::begun(now, held)).look(now, held);
-        !self.listed.waits
+        let waits = lag.get_or_insert_with(|| Lag::begun(now, start, left)).waits(now, left);
+        if waits {
+            self.waits = true;
+            self.hold_back(now, cx);
+        }
+        !waits
+    }
+
+    /// So much is handed out to each.
+    pub(super) fn count_pace(&mut self, frames: usize, bytes: usize) {
+        if let Some(Lag { handed, .. }) = self.pace.as_mut().and_then(|pace| pace.lag.as_mut()) {
+            handed.frames += frames;
+            handed.bytes += bytes;
+        }
     }
 
     /// Tells the nodes that publishers are to wait, if they have not heard it just now.
     pub(super) fn hold_back(&mut self, now: Instant, cx: &mut Cx<'_>) {
-        if self.pace.is_none() {
-            cx.hold_backs += 1;
-        }
-        let pace = self.pace.get_or_insert_default();
-        if pace.told.is_none_or(|told| told + RENEWAL <= now) {
-            pace.told = Some(now);
+        let told = &mut self.pace.get_or_insert_default().told;
+        cx.hold_backs += u64::from(told.is_none());
+        if told.is_none_or(|told| told + RENEWAL <= now) {
+            *told = Some(now);
             self.tell(LEASE, cx);
         }
     }
 
     /// All is handed out: publishers may go on.
     pub(super) fn let_go_on(&mut self, cx: &Cx<'_>) {
-        if self.pace.take().is_some_and(|pace| pace.told.is_some()) {
+        let Some(pace) = &mut self.pace else { return };
+        let told = pace.told.take();
+        if pace.lag.is_none() {
+            self.pace = None;
+        }
+        if told.is_some() {
             self.tell(Duration::ZERO, cx);
         }
     }

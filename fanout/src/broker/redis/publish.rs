@@ -146,13 +146,14 @@ impl Queue {
     pub(super) fn push(&self, publication: NewPublication) -> Result<Pending, StoreError> {
         let shared = &self.shared;
         let bytes = publication.entry.len();
-        let behind = shared.events.backlog(&publication.room) > MAX_BACKLOG;
-        let full = behind
+        let backlog = shared.events.backlog(&publication.room);
+        let full = backlog > MAX_BACKLOG
             || shared.items.load(Ordering::Relaxed) >= STORE_ITEMS
             || shared.bytes.load(Ordering::Relaxed) + bytes > STORE_BYTES;
         let (receipt, pending) = oneshot::channel();
         if full {
-            shared.metrics.broker_full.inc();
+            // A room that is held back is no queue that is full.
+            shared.metrics.broker_full.inc_by((backlog < usize::MAX).into());
             return Err(StoreError::Busy);
         }
         shared.items.fetch_add(1, Ordering::Relaxed);

@@ -1,6 +1,6 @@
 //! `PublishStream`: results in the order of the requests, many under way; read no faster than the store takes.
 
-use std::{collections::VecDeque, future::poll_fn, task::Poll};
+use std::{collections::VecDeque, future::poll_fn, task::Poll, time::Duration};
 
 use futures_util::{Stream, stream::unfold};
 use proto::wire::{PublishRequest, PublishResult};
@@ -12,7 +12,7 @@ use super::{offer, result, settle};
 use crate::{
     auth::Caller,
     broker::{Receipt, StoreError},
-    defaults::{BUSY_PAUSE, STREAM_PUBLISH_BYTES, STREAM_PUBLISHES},
+    defaults::{BUSY_PAUSE, BUSY_PAUSE_MAX, STREAM_PUBLISH_BYTES, STREAM_PUBLISHES},
     grpc::status,
     publishing::{Accepted, Begun, PublishError, Publishing},
 };
@@ -37,6 +37,7 @@ struct Refused {
     request: PublishRequest,
     begun: Begun,
     again: Instant,
+    pause: Duration,
 }
 
 pub(super) fn results(
@@ -71,7 +72,7 @@ impl Results {
                 request = self.requests.message(), if more => match request.map_err(|status| self.unread(status))? {
                     Some(request) => {
                         let begun = self.publishing.begin(&request.traceparent);
-                        self.offer(request, begun);
+                        self.offer(request, begun, None);
                     }
                     None => self.ended = true,
                 },
@@ -83,8 +84,8 @@ impl Results {
                 }
                 // Before anything newer: requests to one room are stored in order.
                 () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {
-                    if let Some(Refused { request, begun, .. }) = self.refused.take() {
-                        self.offer(request, begun);
+                    if let Some(Refused { request, begun, pause, .. }) = self.refused.take() {
+                        self.offer(request, begun, Some(pause));
                     }
                 }
                 () = self.drain.cancelled(), if !self.ended => self.ended = true,
@@ -102,11 +103,13 @@ impl Results {
         status
     }
 
-    fn offer(&mut self, request: PublishRequest, begun: Begun) {
+    /// `paused`: it was offered before, so long ago.
+    fn offer(&mut self, request: PublishRequest, begun: Begun, paused: Option<Duration>) {
         let pending = self.publishing.publish(offer(&self.from, &request, begun.clone()));
         if matches!(pending, Err(PublishError::Store(StoreError::Busy))) {
-            self.publishing.metrics.stream_full.inc();
-            self.refused = Some(Refused { request, begun, again: Instant::now() + BUSY_PAUSE });
+            self.publishing.metrics.stream_full.inc_by(paused.is_none().into());
+            let pause = paused.map_or(BUSY_PAUSE, |paused| (2 * paused).min(BUSY_PAUSE_MAX));
+            self.refused = Some(Refused { request, begun, again: Instant::now() + pause, pause });
         } else {
             let bytes = request.body.len();
             self.bytes += bytes;
