@@ -12,7 +12,8 @@ const PUBLICATIONS: usize = 2500;
 const SEND_QUEUE: usize = 1024;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn publishers_are_held_back_rather_than_members_closed() {
+#[ignore = "deep: who reads for all members must be given a core"]
+async fn deep_publishers_are_held_back_rather_than_members_closed() {
     let _serial = serial().await;
     let stage = Stage::plan().redis().fanouts(2).with("SEND_QUEUE", SEND_QUEUE.to_string()).start().await;
     let mut members = Vec::new();

@@ -18,9 +18,14 @@ pub(crate) struct RedisServer {
 
 impl RedisServer {
     pub(crate) async fn start() -> Self {
-        let mut server = Self { port: free_port(), directory: TempDir::new().unwrap(), process: None };
-        server.start_again().await;
-        server
+        // Somebody else may get the port before the server does.
+        for _ in 0..5 {
+            let mut server = Self { port: free_port(), directory: TempDir::new().unwrap(), process: None };
+            if server.try_start().await {
+                return server;
+            }
+        }
+        panic!("no port stays free for redis-server");
     }
 
     pub(crate) fn address(&self) -> String {
@@ -34,13 +39,22 @@ impl RedisServer {
     }
 
     pub(crate) async fn start_again(&mut self) {
+        assert!(self.try_start().await, "redis-server ended");
+    }
+
+    /// False if it ended, as its port was taken.
+    async fn try_start(&mut self) -> bool {
         let (port, directory) = (self.port.to_string(), self.directory.path().to_str().unwrap());
         let options = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", directory];
-        self.process = Some(Process::start(Path::new("redis-server"), &options, &[]));
+        let process = Process::start(Path::new("redis-server"), &options, &[]);
+        let ended = || process.try_ended().is_some();
         eventually("redis-server answers", async || {
-            self.command("PING").await.is_ok_and(|answer| answer.starts_with("+PONG"))
+            ended() || self.command("PING").await.is_ok_and(|answer| answer.starts_with("+PONG"))
         })
         .await;
+        let runs = !ended();
+        self.process = runs.then_some(process);
+        runs
     }
 
     /// From now on, also a user of this name and password.
