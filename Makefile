@@ -63,7 +63,8 @@ test-publishers: tools clients/publishers/.venv clients/publishers/node_modules
 	.venv/bin/pytest --quiet -p no:cacheprovider
 
 # What takes longer than CI should: checks are broken one at a time, and a test must fail for each; swarms of 10,000
-# clients; a census of a million rooms; five minutes of new seeds; what we depend on, whose checker takes minutes to build.
+# clients; a room that cannot keep up; a census of a million rooms; five minutes of new seeds; what we depend on, whose
+# checker takes minutes to build.
 test-deep: tools
 	$(MAKE) deny
 	python3 standalone/tests/mutations.py

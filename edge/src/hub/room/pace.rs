@@ -83,7 +83,7 @@ impl HubRoom {
     pub(super) fn check_pace(&mut self, now: Instant, cx: &mut Cx<'_>) -> bool {
         let outbox = self.members.first_limits();
         let (true, Some(outbox)) = (self.is_crowd(), outbox) else {
-            self.pace.as_mut().map(|pace| pace.lag.take());
+            self.forget_lag();
             return true;
         };
         let pace = self.pace.as_mut();
@@ -93,7 +93,7 @@ impl HubRoom {
         let (seen, lagging, left) = self.members.look(start, SAMPLE);
         if ONE_IN * lagging < seen {
             if lag.is_some_and(|lag| lag.is_over(now, outbox)) {
-                self.pace.as_mut().map(|pace| pace.lag.take());
+                self.forget_lag();
             }
             return true;
         }
@@ -104,6 +104,12 @@ impl HubRoom {
             self.hold_back(now, cx);
         }
         !waits
+    }
+
+    fn forget_lag(&mut self) {
+        if let Some(pace) = &mut self.pace {
+            pace.lag = None;
+        }
     }
 
     /// So much is handed out to each.
