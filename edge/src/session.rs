@@ -32,7 +32,8 @@ use limits::{Charge, Limits};
 use rate::Verdict;
 use rooms::{Busy, RoomState, Rooms, Step, Waiting};
 
-/// Requests of one connection that wait for a busy room, or for a receipt, all rooms together.
+/// Requests of one connection that wait for a busy room, or for a receipt, all rooms together. Fanout nodes take as many
+/// keys with a repeat.
 const MAX_WAITING: usize = 256;
 
 /// Bytes of the bodies among them.

@@ -32,12 +32,22 @@ pub struct NewPublication {
     pub key: Option<Key>,
     /// How long the key is remembered, if not for `DEDUP_WINDOW`.
     pub key_ttl: Option<Duration>,
+    /// Keys of the sender's later publications. If one is known, and `key` is not, this one comes too late, and is refused
+    /// as certainly not stored; if both are, and this one is behind it, its receipt is [`StoreError::Unknown`].
+    pub unless: Vec<Key>,
     /// An encoded `wire::Entry`; opaque from here to the edge.
     pub entry: Bytes,
     /// Past it, if not yet sent to the store, the publication is refused as certainly not stored.
     pub deadline: Instant,
     /// Of what its publisher may have in the queue to the store.
     pub part: Option<Part>,
+}
+
+impl NewPublication {
+    /// What it takes while it waits for the store.
+    pub(crate) fn bytes(&self) -> usize {
+        self.entry.len() + self.unless.iter().map(|key| key.len()).sum::<usize>()
+    }
 }
 
 /// Where a publication is.

@@ -158,6 +158,7 @@ async fn publish_one(api: &Api, room: &str, request: Request<Body>) -> Result<Re
         body: request.slice_ref(body.get().as_bytes()),
         key: key.as_deref().unwrap_or_default(),
         edge_key_ttl: None,
+        unless: &[],
         begun,
         deadline: API_DEADLINE,
     };

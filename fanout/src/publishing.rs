@@ -27,6 +27,9 @@ use crate::{
 /// Longest user id; it must fit in the name of a room.
 const MAX_FROM_BYTES: usize = 200;
 
+/// Most later ones that a publication may name: as many as an edge lets a client have without a receipt.
+const MAX_UNLESS: usize = 256;
+
 /// Why a publication was refused, or what the store said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PublishError {
@@ -36,6 +39,8 @@ pub(crate) enum PublishError {
     Key(#[from] KeyError),
     #[error("a sender has 1 to {MAX_FROM_BYTES} bytes and does not begin with @")]
     From,
+    #[error("a publication names at most {MAX_UNLESS} later ones")]
+    Unless,
     #[error("body is not one JSON value in UTF-8")]
     Body,
     #[error("body is larger than MAX_PUBLISH_BYTES ({0} bytes)")]
@@ -57,6 +62,8 @@ pub(crate) struct Offer<'a> {
     pub(crate) key: &'a str,
     /// The edge made the key: how long it is kept. It is not shown to members.
     pub(crate) edge_key_ttl: Option<Duration>,
+    /// Keys of the sender's later ones, of which none may have been stored.
+    pub(crate) unless: &'a [String],
     pub(crate) begun: Begun,
     /// From now on.
     pub(crate) deadline: Duration,
@@ -171,6 +178,10 @@ impl Publishing {
     fn submit(&self, offer: Offer<'_>) -> Result<Accepted, PublishError> {
         let room = Room::try_new(offer.room)?;
         let key = Key::try_new(offer.key)?;
+        if offer.unless.len() > MAX_UNLESS {
+            return Err(PublishError::Unless);
+        }
+        let unless = offer.unless.iter().filter_map(|key| Key::try_new(key).transpose()).collect::<Result<_, _>>()?;
         let part = match &offer.share {
             Some(share) => Some(self.part(share, &offer.body)?),
             None => None,
@@ -191,6 +202,7 @@ impl Publishing {
             sender: offer.from,
             key,
             key_ttl: offer.edge_key_ttl,
+            unless,
             entry: entry.encode_to_vec().into(),
             deadline: now + offer.deadline,
             part,
@@ -240,7 +252,17 @@ mod tests {
         let removals = Removals::new(Arc::clone(&metrics));
         let publishing = Publishing { broker, clock, metrics, traces, removals, max_body: 100 };
         let (from, body, begun) = (Arc::from("@a"), Bytes::from_static(b"1"), publishing.begin(traceparent));
-        let offer = Offer { room: "a", from, share: None, body, key: "", edge_key_ttl: None, begun, deadline: minute };
+        let offer = Offer {
+            room: "a",
+            from,
+            share: None,
+            body,
+            key: "",
+            edge_key_ttl: None,
+            unless: &[],
+            begun,
+            deadline: minute,
+        };
         publishing.publish(offer).unwrap().await.unwrap();
         let limit = PageLimit { items: 1, bytes: 1000 };
         let page = publishing.read(Room::try_new("a").unwrap(), ReadFrom::Oldest, limit).await.unwrap();

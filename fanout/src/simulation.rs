@@ -128,7 +128,17 @@ impl Node {
         // It is rare that a full queue lasts as long as publishers are held back for; refusals are to be seen all the same.
         let held = if key.is_empty() { Duration::ZERO } else { HOLD };
         let until = begun.since + held;
-        let offer = Offer { room, from: "@api".into(), share: None, body, key, edge_key_ttl: None, begun, deadline };
+        let offer = Offer {
+            room,
+            from: "@api".into(),
+            share: None,
+            body,
+            key,
+            edge_key_ttl: None,
+            unless: &[],
+            begun,
+            deadline,
+        };
         match self.publishing.publish_held(offer, until).await {
             Ok(pending) => pending.await,
             Err(PublishError::Store(error)) => Err(error),

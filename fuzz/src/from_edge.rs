@@ -76,7 +76,7 @@ struct Sent {
 
 fn understood(messages: &[EdgeMessage]) -> Sent {
     let (mut sent, mut greeted) = (Sent::default(), false);
-    // A key that was seen is answered as stored, too.
+    let mut known = Known::default();
     for message in messages {
         match &message.kind {
             Some(Kind::Hello(hello)) if hello.version > 0 && hello.version.abs_diff(VERSION) <= 1 => greeted = true,
@@ -84,10 +84,9 @@ fn understood(messages: &[EdgeMessage]) -> Sent {
             _ if !greeted => sent.breaks = true,
             Some(Kind::Read(read)) => *sent.reads.entry(read.id).or_default() += 1,
             Some(Kind::Publish(publish)) => {
-                let LinkPublish { room, from, key, .. } = publish;
                 let (all, good) = sent.publishes.entry(publish.id).or_default();
                 *all += 1;
-                *good += usize::from(is_room(room) && is_sender(from) && is_key(key));
+                *good += usize::from(known.takes(publish));
             }
             _ => {}
         }
@@ -96,6 +95,35 @@ fn understood(messages: &[EdgeMessage]) -> Sent {
         }
     }
     sent
+}
+
+/// Keys of what is stored, by room and sender, each with how many were stored before it.
+#[derive(Default)]
+struct Known(BTreeMap<[String; 3], usize>);
+
+impl Known {
+    /// Whether it is answered as stored, as a duplicate is too.
+    fn takes(&mut self, publish: &LinkPublish) -> bool {
+        let LinkPublish { room, from, key, unless, .. } = publish;
+        let is_good = is_room(room)
+            && is_sender(from)
+            && is_key(key)
+            && unless.len() <= 256
+            && unless.iter().all(|key| is_key(key));
+        let name = |key: &String| [room.clone(), from.clone(), key.clone()];
+        let first_later = unless.iter().filter_map(|later| self.0.get(&name(later))).min();
+        match (self.0.get(&name(key)), first_later) {
+            _ if !is_good => false,
+            (Some(at), first_later) => first_later.is_none_or(|later| at <= later),
+            (None, Some(_)) => false,
+            (None, None) => {
+                if !key.is_empty() {
+                    self.0.insert(name(key), self.0.len());
+                }
+                true
+            }
+        }
+    }
 }
 
 /// What the link was told.
@@ -187,6 +215,11 @@ pub fn seeds() -> Vec<Vec<u8>> {
         let (room, from, key) = (room.into(), from.into(), key.into());
         message(Kind::Publish(LinkPublish { id, room, from, body, key, deadline_ms: 1000, ..LinkPublish::default() }))
     };
+    let late = |id, key: &str, unless: &[&str]| {
+        let (room, from, body, key) = ("a".into(), "7".into(), "1".into(), key.into());
+        let unless = unless.iter().map(ToString::to_string).collect();
+        message(Kind::Publish(LinkPublish { id, room, from, body, key, unless, ..LinkPublish::default() }))
+    };
     let read = |id, room: &str, from| message(Kind::Read(Read { id, room: room.into(), from, limit: 2 }));
     let top = vec![RoomMembers { room: "a".into(), members: 3 }];
     let accepts = || message(Kind::Accepts(Accepts { publications_batch: true }));
@@ -230,6 +263,14 @@ pub fn seeds() -> Vec<Vec<u8>> {
         vec![
             interest(vec![wish("", true, None), wish("a", true, Some(at("ffffffffffffffff-x", u64::MAX)))]),
             publish(1, "a", "7", ""),
+        ],
+        vec![
+            publish(1, "a", "7", "k"),
+            late(2, "j", &["k"]),
+            late(3, "k", &["j"]),
+            late(4, "i", &["j", ""]),
+            late(5, "i", &["k"]),
+            late(6, "h", &["k"; 257]),
         ],
         vec![hello(VERSION + 1), hello(0), publish(1, "a", "7", "")],
         vec![

@@ -44,6 +44,8 @@ pub enum Check {
     Prev,
     /// Broadcasts that failed are repeated in the order sent.
     RepeatOrder,
+    /// A repeat names those after it that may have been stored, and then must not be.
+    RepeatUnless,
     /// Rooms are compared with the store though nothing says that they should be.
     Sweep,
     /// A fanout node compares all rooms once its subscriber is connected again.
@@ -55,7 +57,7 @@ pub enum Check {
 }
 
 impl Check {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::GapRepair,
         Self::Dedup,
         Self::StoreDedup,
@@ -64,6 +66,7 @@ impl Check {
         Self::Epoch,
         Self::Prev,
         Self::RepeatOrder,
+        Self::RepeatUnless,
         Self::Sweep,
         Self::Reset,
         Self::Behind,

@@ -109,7 +109,7 @@ impl Client {
         self.cancelled.clear();
         for request in std::mem::take(&mut self.under_way).into_values() {
             if let Request::Broadcast(_, body) = request {
-                self.world.truth().record.is_unordered(&body);
+                self.world.truth().record.is_unordered(body);
             }
         }
     }
@@ -331,7 +331,7 @@ impl Client {
     fn refused(&mut self, code: &str, request: Option<Request>) {
         self.world.count(&format!("client: error {code}"));
         match request {
-            Some(Request::Broadcast(_, body)) if code == "unknown" => self.world.truth().record.is_unordered(&body),
+            Some(Request::Broadcast(_, body)) if code == "unknown" => self.world.truth().record.is_unordered(body),
             Some(Request::Broadcast(_, body)) => self.world.truth().record.refused(&body),
             _ => {}
         }

@@ -18,7 +18,7 @@ pub struct Record {
     acked: Vec<(Room, String, Position)>,
     /// Bodies whose publisher was told that they are certainly not stored, and has not tried again since.
     refused: BTreeSet<String>,
-    /// Bodies that a node's store refused, or that were given up as unknown: their order is not promised.
+    /// Bodies whose publisher was told that nobody knows, or nothing: they may come behind what it sent after them.
     unordered: BTreeSet<String>,
 }
 
@@ -99,7 +99,6 @@ impl Record {
     /// Its publisher was told that it is certainly not stored.
     pub fn refused(&mut self, body: &str) {
         self.refused.insert(body.to_owned());
-        self.unordered.insert(body.to_owned());
     }
 
     /// Its publisher tries once more.
@@ -107,8 +106,9 @@ impl Record {
         self.refused.remove(body);
     }
 
-    pub fn is_unordered(&mut self, body: &str) {
-        self.unordered.insert(body.to_owned());
+    /// Its publisher was told that nobody knows, or nothing.
+    pub fn is_unordered(&mut self, body: String) {
+        self.unordered.insert(body);
     }
 
     /// The body stored there.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fanout::broker::{Keep, NewPublication, Page, PageLimit, ReadFrom, Receipt, removals::Kept};
+use fanout::broker::{Keep, NewPublication, Page, PageLimit, ReadFrom, Receipt, StoreError, removals::Kept};
 use proto::{Epoch, Key, Position, Room};
 use rand::Rng as _;
 use service::simulation::Check;
@@ -68,19 +68,26 @@ impl Store {
     }
 
     /// Stores a publication, or knows its key.
-    pub fn publish(&mut self, publication: &NewPublication, unix_ms: i64) -> Receipt {
+    pub fn publish(&mut self, publication: &NewPublication, unix_ms: i64) -> Result<Receipt, StoreError> {
         let now = Instant::now();
-        let NewPublication { room, sender, key, key_ttl, entry, .. } = publication;
+        let NewPublication { room, sender, key, key_ttl, unless, entry, .. } = publication;
         let (server, keep, floor) = (self.server, self.keep, self.floor);
         let stored = self.rooms.entry(room.clone()).or_default();
         stored.expire(now);
-        let name = key.as_ref().map(|key: &Key| (Arc::clone(sender), key.to_string()));
+        let name_of = |key: &Key| (Arc::clone(sender), key.to_string());
+        let name = key.as_ref().map(name_of);
+        let mut later = unless.iter().filter_map(|later| Some(&stored.keys.get(&name_of(later))?.0));
         let dedup = !service::simulation::is_off(Check::StoreDedup);
         if let Some((position, until)) = name.as_ref().and_then(|name| stored.keys.get(name))
             && *until > now
             && dedup
         {
-            return Receipt { position: position.clone(), duplicate: true };
+            let is_behind = later.any(|later| later.epoch == position.epoch && later.seq < position.seq);
+            let receipt = Receipt { position: position.clone(), duplicate: true };
+            return if is_behind { Err(StoreError::Unknown) } else { Ok(receipt) };
+        }
+        if later.next().is_some() {
+            return Err(StoreError::Unavailable);
         }
         let meta = stored.numbering(server, floor, unix_ms, keep.history_ttl + META_EXTRA);
         meta.position.seq += 1;
@@ -95,7 +102,7 @@ impl Store {
             stored.keys.insert(name, (position.clone(), now + key_ttl.unwrap_or(keep.dedup_window)));
         }
         self.floor = self.floor.max(position.epoch.generation());
-        Receipt { position, duplicate: false }
+        Ok(Receipt { position, duplicate: false })
     }
 
     /// Reads a page; a numbering of another server ends here.

@@ -9,8 +9,10 @@ use crate::{interest::LinkId, protocol::ErrorCode};
 
 /// The broadcasts of one connection to one room that have no receipt yet, in the order sent.
 ///
-/// They are forwarded one after the other without waiting. When the link they went over is lost, nobody knows which were
-/// stored: once all are resolved, those that failed are repeated one by one, with their keys, before anything newer.
+/// They are forwarded one after the other without waiting, and answered in their order. When the link they went over is
+/// lost, nobody knows which were stored: once all are resolved, those that failed are repeated one by one, with their keys,
+/// before anything newer. A node may have refused one and stored the next: a repeat names those after it that may have been
+/// stored, and the store refuses it if one was.
 #[derive(Debug, Default)]
 pub(super) struct Broadcasts {
     list: VecDeque<Broadcast>,
@@ -30,12 +32,16 @@ struct Broadcast {
     state: State,
     /// It may have been stored, by an earlier try.
     unsure: bool,
+    /// It has been sent more than once.
+    repeated: bool,
 }
 
 #[derive(Debug)]
 enum State {
-    /// Without a receipt so far. Alone: nothing newer is sent before it has one. Repeated: not for the first time.
-    Sent { alone: bool, repeated: bool },
+    /// Without a receipt so far. Alone: nothing newer is sent before it has one.
+    Sent { alone: bool },
+    /// Its receipt; those before it are not done.
+    Done(Receipt),
     /// To be repeated.
     Failed(Failure),
     /// Behind one that failed.
@@ -54,6 +60,8 @@ pub struct Forward {
     pub alone: bool,
     /// Others are under way over this link: it must go over the same, or it could overtake them.
     pub via: Option<LinkId>,
+    /// Keys of later ones that may have been stored: then this one must not be.
+    pub unless: Vec<Key>,
 }
 
 /// What became of one, to be told to its sender.
@@ -71,10 +79,11 @@ impl Broadcasts {
     /// Takes one more. Returns what is to be forwarded now, unless it has to wait.
     pub(super) fn push(&mut self, id: Id, forward: Forward) -> Option<Forward> {
         let waits = self.is_repeating();
-        let state = if waits { State::Waiting } else { State::Sent { alone: false, repeated: false } };
+        let state = if waits { State::Waiting } else { State::Sent { alone: false } };
         let Forward { op, body, key, key_is_ours, deadline, .. } = forward.clone();
         let via = self.via.filter(|_| !self.list.is_empty());
-        self.list.push_back(Broadcast { op, id, body, key, key_is_ours, deadline, state, unsure: false });
+        let (unsure, repeated) = (false, false);
+        self.list.push_back(Broadcast { op, id, body, key, key_is_ours, deadline, state, unsure, repeated });
         (!waits).then_some(Forward { via, ..forward })
     }
 
@@ -89,69 +98,95 @@ impl Broadcasts {
 
     /// Takes a receipt. Returns the answers that are final, and what is to be forwarded next.
     pub(super) fn receipt(&mut self, op: OpId, receipt: Receipt, now: Instant) -> (Vec<Answer>, Option<Forward>) {
-        let mut answers = Vec::new();
-        if let Some(index) = self.list.iter().position(|broadcast| broadcast.op == op) {
-            let broadcast = &mut self.list[index];
-            match receipt {
-                Err(failure) if failure.again && now < broadcast.deadline => {
-                    broadcast.unsure |= failure.code == ErrorCode::Unknown;
-                    broadcast.state = State::Failed(failure);
-                }
-                receipt => answers.extend(self.list.remove(index).map(|broadcast| broadcast.answer(receipt))),
-            }
+        if let Some(broadcast) = self.list.iter_mut().find(|broadcast| broadcast.op == op) {
+            broadcast.receipt(receipt, now);
         }
-        let next = self.next(now, &mut answers);
-        (answers, next)
+        for broadcast in &mut self.list {
+            broadcast.give_up(now);
+        }
+        let mut answers = Vec::new();
+        let is_done = |first: &mut Broadcast| matches!(first.state, State::Done(_));
+        while let Some(Broadcast { id, state: State::Done(receipt), .. }) = self.list.pop_front_if(is_done) {
+            answers.push((id, receipt));
+        }
+        (answers, self.next())
     }
 
     fn is_repeating(&self) -> bool {
-        self.list.iter().any(|broadcast| !matches!(broadcast.state, State::Sent { alone: false, .. }))
+        let goes_on = |state: &State| matches!(state, State::Sent { alone: false } | State::Done(_));
+        !self.list.iter().all(|broadcast| goes_on(&broadcast.state))
     }
 
     /// Once all are resolved, the first that is not done.
-    fn next(&mut self, now: Instant, answers: &mut Vec<Answer>) -> Option<Forward> {
+    fn next(&mut self) -> Option<Forward> {
         if self.list.iter().any(|broadcast| matches!(broadcast.state, State::Sent { .. })) {
             return None;
         }
         #[cfg(simulation)]
         if service::simulation::is_off(service::simulation::Check::RepeatOrder) {
+            self.list.retain(|broadcast| !matches!(broadcast.state, State::Done(_)));
             self.list.make_contiguous().reverse();
         }
-        while let Some(mut first) = self.list.pop_front() {
-            let repeated = matches!(first.state, State::Failed(_));
-            match first.state {
-                State::Failed(failure) if now >= first.deadline => {
-                    first.state = State::Waiting;
-                    answers.push(first.answer(Err(failure)));
-                }
-                _ => {
-                    first.state = State::Sent { alone: true, repeated };
-                    let Broadcast { op, key_is_ours, deadline, .. } = first;
-                    let (body, key) = (first.body.clone(), first.key.clone());
-                    self.list.push_front(first);
-                    return Some(Forward { op, body, key, key_is_ours, deadline, alone: true, via: None });
-                }
-            }
-        }
-        None
+        let later = self.list.iter().skip(1).filter(|later| later.may_be_stored());
+        let unless: Vec<Key> = later.map(|later| later.key.clone()).collect();
+        #[cfg(simulation)]
+        let unless =
+            if service::simulation::is_off(service::simulation::Check::RepeatUnless) { Vec::new() } else { unless };
+        let first = self.list.front_mut()?;
+        first.repeated |= matches!(first.state, State::Failed(_));
+        first.state = State::Sent { alone: true };
+        let Broadcast { op, key_is_ours, deadline, .. } = *first;
+        let (body, key) = (first.body.clone(), first.key.clone());
+        Some(Forward { op, body, key, key_is_ours, deadline, alone: true, via: None, unless })
     }
 }
 
 impl Broadcast {
-    fn answer(self, receipt: Receipt) -> Answer {
-        let repeated = matches!(self.state, State::Sent { repeated: true, .. });
-        let unsure = self.unsure;
+    fn receipt(&mut self, receipt: Receipt, now: Instant) {
+        match receipt {
+            Err(failure) if failure.again && now < self.deadline => {
+                self.unsure |= failure.code == ErrorCode::Unknown;
+                self.state = State::Failed(failure);
+            }
+            receipt => self.done(receipt),
+        }
+    }
+
+    /// It is not repeated past its deadline.
+    fn give_up(&mut self, now: Instant) {
+        if let State::Failed(failure) = &self.state
+            && now >= self.deadline
+        {
+            let failure = failure.clone();
+            self.done(Err(failure));
+        }
+    }
+
+    fn done(&mut self, receipt: Receipt) {
         let receipt = receipt.map_err(|failure| match failure.code {
             // This try was not stored; but an earlier one may have been.
-            ErrorCode::Unavailable if unsure => Failure { code: ErrorCode::Unknown, ..failure },
+            ErrorCode::Unavailable if self.unsure => {
+                let text = format!("an earlier try may have been stored; the last: {}", failure.text);
+                Failure { code: ErrorCode::Unknown, text, ..failure }
+            }
             _ => failure,
         });
         let receipt = receipt.map(|stored| Stored {
             // What only we had to repeat is a first send to its sender.
-            duplicate: stored.duplicate && !repeated && !self.key_is_ours,
+            duplicate: stored.duplicate && !self.repeated && !self.key_is_ours,
             ..stored
         });
-        (self.id, receipt)
+        self.body = Bytes::new();
+        self.state = State::Done(receipt);
+    }
+
+    fn may_be_stored(&self) -> bool {
+        let is_done = match &self.state {
+            State::Done(Ok(_)) => true,
+            State::Done(Err(failure)) => failure.code == ErrorCode::Unknown,
+            _ => false,
+        };
+        is_done || self.unsure
     }
 }
 
@@ -165,7 +200,8 @@ mod tests {
 
     fn forward(op: OpId, deadline: Instant) -> Forward {
         let key = Key::try_new(&format!("k{op}")).unwrap().unwrap();
-        Forward { op, body: Bytes::new(), key, key_is_ours: false, deadline, alone: false, via: None }
+        let (body, unless) = (Bytes::new(), Vec::new());
+        Forward { op, body, key, key_is_ours: false, deadline, alone: false, via: None, unless }
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "a receipt that is good")]
@@ -201,8 +237,9 @@ mod tests {
         let (now, deadline) = (Instant::now(), Instant::now() + Duration::from_secs(5));
         let mut all = Broadcasts::default();
         assert_eq!((push(&mut all, 1, deadline), push(&mut all, 2, deadline)), (Some(1), Some(2)));
-        assert_eq!(receipt(&mut all, 2, stored(8, true), now), (vec![("2".into(), Some(true))], None));
-        assert_eq!(receipt(&mut all, 1, stored(7, false), now), (vec![("1".into(), Some(false))], None));
+        assert_eq!(receipt(&mut all, 2, stored(8, true), now), (vec![], None), "in their order");
+        let both = vec![("1".into(), Some(false)), ("2".into(), Some(true))];
+        assert_eq!(receipt(&mut all, 1, stored(7, false), now), (both, None));
         assert_eq!(all.len(), 0);
     }
 
@@ -225,6 +262,35 @@ mod tests {
         assert_eq!(receipt(&mut all, 4, stored(4, true), now), (vec![("4".into(), Some(true))], Some(5)));
         assert_eq!(receipt(&mut all, 5, stored(5, false), now), (vec![("5".into(), Some(false))], None));
         assert_eq!(push(&mut all, 6, deadline), Some(6), "all is well again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_repeat_names_those_after_it_that_may_have_been_stored() {
+        let (now, deadline) = (Instant::now(), Instant::now() + Duration::from_secs(5));
+        let failed = |code, again| Err(Failure { code, text: String::new(), again });
+        let unless = |(_, next): (Vec<Answer>, Option<Forward>)| {
+            next.map(|forward| (forward.op, forward.unless.iter().map(ToString::to_string).collect::<Vec<_>>()))
+        };
+        let named = |op, keys: &[&str]| Some((op, keys.iter().map(ToString::to_string).collect()));
+        let mut all = Broadcasts::default();
+        for op in 1..=7 {
+            push(&mut all, op, deadline);
+        }
+        assert_eq!(unless(all.receipt(3, stored(3, false), now)), None);
+        assert_eq!(unless(all.receipt(4, failed(ErrorCode::Unknown, false), now)), None);
+        assert_eq!(unless(all.receipt(5, failed(ErrorCode::MessageTooLarge, false), now)), None);
+        assert_eq!(unless(all.receipt(6, failed(ErrorCode::Unavailable, true), now)), None);
+        assert_eq!(push(&mut all, 8, deadline), None, "never sent");
+        for op in [1, 2] {
+            assert_eq!(unless(all.receipt(op, lost(), now)), None);
+        }
+        assert_eq!(unless(all.receipt(7, lost(), now)), named(1, &["k2", "k3", "k4", "k7"]));
+        assert_eq!(unless(all.receipt(1, lost(), now)), named(1, &["k2", "k3", "k4", "k7"]), "and again");
+        let (answers, next) = all.receipt(1, failed(ErrorCode::Unavailable, false), now);
+        assert_eq!(answers[0].1.as_ref().unwrap_err().code, ErrorCode::Unknown);
+        assert_eq!((answers.len(), unless((answers, next))), (1, named(2, &["k3", "k4", "k7"])));
+        let (answers, next) = all.receipt(2, stored(2, true), now);
+        assert_eq!((answers.len(), unless((answers, next))), (4, named(6, &["k7"])));
     }
 
     #[tokio::test(start_paused = true)]

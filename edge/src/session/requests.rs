@@ -60,7 +60,7 @@ impl Session {
         let Some(key) = key.or_else(ours) else { return };
         let deadline = self.now + self.settings.publish_timeout;
         let body = Bytes::copy_from_slice(body.as_bytes());
-        let forward = Forward { op, body, key, key_is_ours, deadline, alone: false, via: None };
+        let forward = Forward { op, body, key, key_is_ours, deadline, alone: false, via: None, unless: Vec::new() };
         self.waiting += 1;
         let forward = self.rooms.broadcasts_or_new(&room).push(id, forward);
         actions.extend(forward.map(|forward| Action::Publish { room, forward }));

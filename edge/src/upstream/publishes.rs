@@ -78,6 +78,7 @@ impl Inflight {
             key_is_ours: forward.key_is_ours,
             deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
             traceparent: String::new(),
+            unless: forward.unless.iter().map(ToString::to_string).collect(),
         })
     }
 
@@ -134,7 +135,8 @@ mod tests {
         let key = Key::try_new("k").unwrap().unwrap();
         let deadline = Instant::now() + Duration::from_secs(5);
         let body = Bytes::from_static(b"1");
-        Broadcast::new(room, user, Forward { op: 1, body, key, key_is_ours: true, deadline, alone: false, via: None })
+        let (key_is_ours, unless) = (true, Vec::new());
+        Broadcast::new(room, user, Forward { op: 1, body, key, key_is_ours, deadline, alone: false, via: None, unless })
     }
 
     #[tokio::test(start_paused = true)]

@@ -95,19 +95,17 @@ impl Inner {
         lock(&self.shards[index])
     }
 
-    fn publish(&self, publication: NewPublication) -> Receipt {
-        let now = Instant::now();
-        let NewPublication { room, sender, key, key_ttl, entry, .. } = publication;
-        let mut shard = self.shard(&room);
-        let stored = shard.rooms.entry(room.clone()).or_default();
-        let key = key.map(|key| (sender, key, key_ttl.unwrap_or(self.keep.dedup_window)));
-        let receipt = stored.publish(key, &entry, &self.keep, now, &self.clock);
+    fn publish(&self, publication: NewPublication) -> Result<Receipt, StoreError> {
+        let mut shard = self.shard(&publication.room);
+        let stored = shard.rooms.entry(publication.room.clone()).or_default();
+        let receipt = stored.publish(&publication, &self.keep, Instant::now(), &self.clock)?;
+        let NewPublication { room, entry, .. } = publication;
         if shard.subscribed.contains(&room) {
             let entry = (!receipt.duplicate).then_some(entry);
             // Under the lock, so that announcements come in the order of the numbers. It only queues.
             self.events.announced(Announcement { room, position: receipt.position.clone(), entry });
         }
-        receipt
+        Ok(receipt)
     }
 }
 
@@ -125,7 +123,7 @@ impl Broker for Memory {
             inner.metrics.broker_full.inc_by((backlog < usize::MAX).into());
             return Err(StoreError::Busy);
         }
-        Ok(Pending::Ready(Ok(self.0.publish(publication))))
+        Ok(Pending::Ready(self.0.publish(publication)))
     }
 
     fn subscribe(&self, room: &Room) {

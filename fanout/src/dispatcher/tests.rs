@@ -56,6 +56,7 @@ impl World {
             sender: "7".into(),
             key: None,
             key_ttl: None,
+            unless: Vec::new(),
             entry: body.clone(),
             deadline: Instant::now(),
             part: None,

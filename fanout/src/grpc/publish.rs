@@ -153,6 +153,7 @@ fn offer<'a>(from: &Caller, request: &'a PublishRequest, begun: Begun) -> Offer<
         body: request.body.clone(),
         key: &request.key,
         edge_key_ttl: None,
+        unless: &[],
         begun,
         deadline: API_DEADLINE,
     }

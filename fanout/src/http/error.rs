@@ -81,7 +81,9 @@ impl From<PublishError> for HttpError {
         let (status, code) = match error {
             PublishError::Room(_) => (StatusCode::BAD_REQUEST, "bad_room"),
             PublishError::Body => (StatusCode::BAD_REQUEST, "bad_json"),
-            PublishError::Key(_) | PublishError::From | PublishError::User => (StatusCode::BAD_REQUEST, "bad_message"),
+            PublishError::Key(_) | PublishError::From | PublishError::Unless | PublishError::User => {
+                (StatusCode::BAD_REQUEST, "bad_message")
+            }
             PublishError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "message_too_large"),
             PublishError::Store(StoreError::Busy) => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
             PublishError::Store(StoreError::Unavailable) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),

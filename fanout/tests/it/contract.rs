@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 use fanout::broker::{
-    Announcement, Keep, PageLimit, ReadFrom, Receipt,
+    Announcement, Keep, PageLimit, ReadFrom, Receipt, StoreError,
     removals::{Removal, Who},
 };
 use proto::Position;
@@ -23,6 +23,10 @@ contract! {
         ..crate::subject::keep()
     });
     a_key_is_remembered_for_its_room_and_sender(fanout::broker::Keep {
+        dedup_window: std::time::Duration::from_millis(400),
+        ..crate::subject::keep()
+    });
+    one_that_comes_after_its_later_ones_is_refused(fanout::broker::Keep {
         dedup_window: std::time::Duration::from_millis(400),
         ..crate::subject::keep()
     });
@@ -124,6 +128,37 @@ async fn a_key_is_remembered_for_its_room_and_sender(subject: &Subject) {
     }
     assert_eq!((receipts[0].duplicate, receipts[1].duplicate), (false, true));
     assert_eq!(receipts[0].position, receipts[1].position);
+}
+
+async fn one_that_comes_after_its_later_ones_is_refused(subject: &Subject) {
+    let key = |key: &str| proto::Key::try_new(key).unwrap();
+    let publish = |room: &str, own: &str, unless: &[&str]| {
+        let unless = unless.iter().filter_map(|later| key(later)).collect();
+        let publication = fanout::broker::NewPublication { key: key(own), unless, ..publication(room, own.to_owned()) };
+        let pending = subject.broker.publish(publication).unwrap();
+        async { soon("a receipt", pending).await.map(|receipt| receipt.duplicate) }
+    };
+    assert_eq!(publish("a", "1", &["2", "3"]).await, Ok(false), "neither is known");
+    assert_eq!(publish("a", "3", &[]).await, Ok(false));
+    assert_eq!(publish("a", "2", &["4", "3", "5"]).await, Err(StoreError::Unavailable));
+    assert_eq!(publish("a", "1", &["2", "3"]).await, Ok(true), "stored before");
+    assert_eq!(publish("a", "3", &["2"]).await, Ok(true));
+    assert_eq!(publish("a", "3", &["4", "1"]).await, Err(StoreError::Unknown), "stored, and behind");
+    assert_eq!(publish("b", "2", &["3"]).await, Ok(false), "another room's");
+    subject.publish_as("a", "8", "9", None).await;
+    assert_eq!(publish("a", "4", &["9"]).await, Ok(false), "another sender's");
+    // Many in one batch: each has its own.
+    let batch = [("5", &["7"][..]), ("6", &["5", "7"]), ("7", &[]), ("6", &["7"]), ("8", &[]), ("9", &["6"])]
+        .map(|(own, unless)| publish("a", own, unless));
+    let mut receipts = Vec::new();
+    for receipt in batch {
+        receipts.push(receipt.await);
+    }
+    let refused = Err(StoreError::Unavailable);
+    assert_eq!(receipts, [Ok(false), refused, Ok(false), refused, Ok(false), Ok(false)]);
+    let entries = subject.read("a", ReadFrom::Oldest).await.entries;
+    assert_eq!(entries, ["1", "3", "x", "4", "5", "7", "8", "9"]);
+    eventually("the window's end", async || publish("a", "2", &["3"]).await == Ok(false)).await;
 }
 
 async fn a_duplicate_announces_its_position_again(subject: &Subject) {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fanout::config::Config;
 use proto::wire::{
     Accepts, LinkErrorCode, LinkPublish, Position, PublishManyRequest, PublishRequest, Read, ReadResult, Receipt,
-    edge_message::Kind, fanout_message::Kind as Out, publisher_client::PublisherClient, read::From, receipt,
+    Stored, edge_message::Kind, fanout_message::Kind as Out, publisher_client::PublisherClient, read::From, receipt,
 };
 use service::settings::Secret;
 use tonic::{Code, transport::Channel};
@@ -178,8 +178,12 @@ async fn a_broadcast_gets_its_receipt() {
     let (_, receipt::Result::Stored(again)) = receipt(&mut edge).await else { panic!("stored") };
     assert_eq!((again.position, again.duplicate), (first.position, true));
 
-    let mut bad = [broadcast(3, " a", "1", ""), broadcast(3, "a", "1", ""), broadcast(3, "a", "1", &"k".repeat(129))];
-    bad[1].from = "@shop".into();
+    let too_long = "k".repeat(129);
+    let mut bad = [broadcast(3, " a", "1", ""), broadcast(3, "a", "1", &too_long)].to_vec();
+    bad.push(LinkPublish { from: "@shop".into(), ..broadcast(3, "a", "1", "") });
+    for unless in [vec!["k".to_owned(); 257], vec![too_long]] {
+        bad.push(LinkPublish { unless, ..broadcast(3, "a", "1", "") });
+    }
     for publish in bad {
         edge.send(Kind::Publish(publish)).await;
         let (3, receipt::Result::Error(error)) = receipt(&mut edge).await else { panic!("refused") };
@@ -216,6 +220,26 @@ async fn broadcasts_of_one_link_to_one_room_are_stored_in_the_order_sent() {
     }
     let of = |b: bool| seqs.iter().filter(move |(id, _)| (*id % 3 == 2) == b).map(|(_, seq)| *seq);
     assert!(of(false).eq(1..=2000) && of(true).eq(1..=1000));
+    edge.detach();
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_repeat_is_not_stored_after_what_was_sent_later() {
+    let node = Node::start(Config::for_development()).await;
+    let mut edge = node.edge().await;
+    for (id, key) in [(1, "k1"), (3, "k3")] {
+        edge.send(Kind::Publish(broadcast(id, "a", "1", key))).await;
+        receipt(&mut edge).await;
+    }
+    let unless = |keys: &[&str]| keys.iter().map(ToString::to_string).collect();
+    edge.send(Kind::Publish(LinkPublish { unless: unless(&["k2", "k3"]), ..broadcast(4, "a", "1", "k1") })).await;
+    assert!(matches!(receipt(&mut edge).await, (4, receipt::Result::Stored(Stored { duplicate: true, .. }))));
+    edge.send(Kind::Publish(LinkPublish { unless: unless(&["k3"]), ..broadcast(5, "a", "1", "k2") })).await;
+    let (5, receipt::Result::Error(error)) = receipt(&mut edge).await else { panic!("refused") };
+    assert_eq!(error.code(), LinkErrorCode::Unavailable);
+    edge.send(Kind::Publish(LinkPublish { unless: unless(&["k5"; 256]), ..broadcast(6, "a", "1", "k4") })).await;
+    assert!(matches!(receipt(&mut edge).await, (6, receipt::Result::Stored(Stored { duplicate: false, .. }))));
     edge.detach();
     node.finish().await;
 }

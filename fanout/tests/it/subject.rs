@@ -145,6 +145,7 @@ pub(crate) fn publication(room: &str, body: impl Into<Bytes>) -> NewPublication 
         sender: "7".into(),
         key: None,
         key_ttl: None,
+        unless: Vec::new(),
         entry: body.into(),
         deadline: Instant::now() + PATIENCE,
         part: None,

@@ -881,6 +881,11 @@ pub struct LinkPublish {
     /// W3C trace context.
     #[prost(string, tag = "8")]
     pub traceparent: ::prost::alloc::string::String,
+    /// Keys of later broadcasts of the same sender to the room that may have been stored. If one of them is known, and this
+    /// one's is not, this one comes too late, and is refused as unavailable; if both are, and this one is behind, the answer is
+    /// unknown. At most 256.
+    #[prost(string, repeated, tag = "9")]
+    pub unless: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Every 5 s, the same on every link of the edge.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -1,6 +1,6 @@
 //! The connection for publications: in order, some at a time; they are refused before the write, or lost without an answer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use fanout::broker::{Announcement, NewPublication, Receipt, StoreError};
 use rand::Rng as _;
@@ -12,8 +12,11 @@ use tokio::{
 use super::{BATCH, Job, ModelBroker, SAY_RECEIPT};
 use crate::{
     record::body_of,
-    world::{World, lock},
+    world::{World, lock, one_in, up_to},
 };
+
+/// How late a server may read what a connection had sent.
+const LATE: Duration = Duration::from_secs(2);
 
 impl ModelBroker {
     /// The pump of publications: in order, some at a time.
@@ -33,21 +36,31 @@ impl ModelBroker {
     fn store_one(&self, job: Job, lost: bool, down: bool) {
         let Job { publication, receipt } = job;
         let world = &self.world;
-        let body = body_of(&publication.entry);
         if down || publication.deadline <= Instant::now() || self.errs() {
             world.count("store: refused before the write");
-            world.truth().record.is_unordered(&body);
             let _ = receipt.send(Err(StoreError::Unavailable));
             return;
         }
-        // The connection was lost while it was under way: it may have arrived.
-        if lost && service::rng().random() {
-            world.count("store: unknown, and not stored");
-            world.truth().record.is_unordered(&body);
+        // The connection was lost, or its answer, while it was under way: it may have arrived.
+        if (lost || self.errs()) && service::rng().random() {
             let _ = receipt.send(Err(StoreError::Unknown));
+            if !one_in(3) {
+                world.count("store: unknown, and not stored");
+                return;
+            }
+            // It is still under way: servers read on what a connection had sent before it ended.
+            let (world, delay) = (Arc::clone(world), up_to(LATE));
+            self.spawn(async move {
+                sleep(delay).await;
+                world.count("store: unknown, and stored late");
+                let _ = world.store(&publication);
+            });
             return;
         }
         let answer = world.store(&publication);
+        if let Err(error) = answer {
+            world.count(&format!("store: too late, {error:?}"));
+        }
         if lost || self.errs() {
             world.count("store: unknown, but stored");
             let _ = receipt.send(Err(StoreError::Unknown));
@@ -55,6 +68,7 @@ impl ModelBroker {
         }
         if world.plan.say_receipts
             && let Some(me) = self.me()
+            && let Ok(answer) = &answer
         {
             let (room, position) = (publication.room, answer.position.clone());
             self.spawn(async move {
@@ -65,17 +79,17 @@ impl ModelBroker {
         let delay = self.latency() / 4;
         self.spawn(async move {
             sleep(delay).await;
-            let _ = receipt.send(Ok(answer));
+            let _ = receipt.send(answer);
         });
     }
 }
 
 impl World {
     /// Stores a publication and announces it to every node.
-    fn store(&self, publication: &NewPublication) -> Receipt {
+    fn store(&self, publication: &NewPublication) -> Result<Receipt, StoreError> {
         let room = &publication.room;
         let mut truth = self.truth();
-        let receipt = truth.store.publish(publication, self.unix_ms());
+        let receipt = truth.store.publish(publication, self.unix_ms())?;
         if !receipt.duplicate {
             truth.record.stored(room, &receipt.position, &publication.entry);
         }
@@ -87,6 +101,6 @@ impl World {
         for broker in lock(&self.brokers).iter().flatten() {
             broker.hear(&announcement);
         }
-        receipt
+        Ok(receipt)
     }
 }

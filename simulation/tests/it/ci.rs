@@ -80,7 +80,9 @@ const MUST_HAPPEN: &[&str] = &[
     "store: a read failed",
     "store: publishers held back",
     "store: refused before the write",
+    "store: too late, Unavailable",
     "store: unknown, and not stored",
+    "store: unknown, and stored late",
     "store: unknown, but stored",
     "subscriber: deaf, given up",
 ];

@@ -18,6 +18,7 @@ const FOUND: &[(u64, &str)] = &[
     (437, "a page read from before the room's position loses what follows on it"),
     (577, "an answer of the past says that there is no more"),
     (747, "a page asked for over a link that the room has left is waited for without end"),
+    (758, "a broadcast that the store refused is stored behind the next, as its edge repeats it"),
     (770, "a node that is behind by more than the history has takes from those further on what it still has"),
     (974, "a second join without an answer ends the first"),
     (2567, "an incomplete answer from where the room was is believed where it is"),

@@ -10,14 +10,19 @@ async fn join_apart(stage: &Stage, user: &str, room: &str) -> Client {
     client
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_first_send_that_the_edge_repeats_is_stored_once_and_no_duplicate() {
+/// Two nodes, two members of one room, and which node serves it, and which does not.
+async fn one_room() -> (Stage, Client, Client, (usize, usize)) {
     let stage = Stage::plan().redis().fanouts(2).proxied().start().await;
     eventually("both links", async || links(stage.edge(0).ops).await == 2).await;
-    let (mut ana, mut bob) = (join_apart(&stage, "ana", "lobby").await, join_apart(&stage, "bob", "lobby").await);
+    let (ana, bob) = (join_apart(&stage, "ana", "lobby").await, join_apart(&stage, "bob", "lobby").await);
     // The only room that anybody is in.
     let first_has_it = metric(stage.fanout(0).ops, "espigon_fanout_rooms").await == 1;
-    let (serves, other) = if first_has_it { (0, 1) } else { (1, 0) };
+    (stage, ana, bob, if first_has_it { (0, 1) } else { (1, 0) })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_send_that_the_edge_repeats_is_stored_once_and_no_duplicate() {
+    let (stage, mut ana, mut bob, (serves, other)) = one_room().await;
 
     stage.link(0, serves).swallow_answers();
     let keyed = json!({"room": "lobby", "body": 2, "key": "mine"});
@@ -51,6 +56,30 @@ async fn a_first_send_that_the_edge_repeats_is_stored_once_and_no_duplicate() {
             &json!(null),
             &json!(null)
         ]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_was_refused_is_not_stored_behind_the_next_by_a_repeat() {
+    let (mut stage, mut ana, mut bob, (serves, _)) = one_room().await;
+    stage.link(0, serves).swallow_answers();
+    stage.redis().has_place(false).await;
+    let first = ana.request("broadcast", json!({"room": "lobby", "body": 1})).await;
+    let ops = stage.fanout(serves).ops;
+    eventually("the refusal", async || {
+        metric(ops, "espigon_fanout_publications_total{outcome=\"unavailable\"}").await == 1
+    })
+    .await;
+    stage.redis().has_place(true).await;
+    let second = ana.request("broadcast", json!({"room": "lobby", "body": 2})).await;
+    // Both are repeated: of neither came an answer.
+    let (first, second) = (ana.answer(&first).await, ana.answer(&second).await);
+    assert_eq!(first.json["payload"]["code"], "unknown", "{}", first.text);
+    assert_eq!((second.json["type"].as_str(), second.json["payload"]["seq"].as_u64()), (Some("ack"), Some(1)));
+    ana.broadcast("lobby", "3").await;
+    for number in [2, 3] {
+        let message = bob.next_message().await;
+        assert_eq!((message.seq(), message.body()), (number - 1, &*number.to_string()));
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
+use proto::Key;
 
 use super::*;
 use crate::{
@@ -91,14 +92,22 @@ struct World {
     members: BTreeMap<Room, bool>,
     /// When the client last could publish: before this request.
     could_publish: BTreeMap<Room, usize>,
-    /// The newest broadcast of each room that was forwarded, and the last join or leave that was answered.
+    /// The newest broadcast of each room that was forwarded.
     forwarded: BTreeMap<Room, usize>,
-    answered: BTreeMap<Room, usize>,
+    /// What was answered last in each room: of joins and leaves, and of broadcasts.
+    answered: BTreeMap<(Room, bool), usize>,
     seen: BTreeSet<OpId>,
+    /// Keys of broadcasts that may have been stored, by room and number.
+    may_be_stored: BTreeMap<(Room, usize), Key>,
     closed: bool,
     links: u64,
     granted: [f64; 2],
     began: Instant,
+}
+
+fn number_of(forward: &Forward) -> usize {
+    let number = forward.body[1..].split(|byte| *byte == b' ').next().unwrap();
+    str::from_utf8(number).unwrap().parse().unwrap()
 }
 
 fn automatic(news: bool) -> Vec<AutomaticRoom> {
@@ -113,10 +122,12 @@ impl World {
         let (pending, asked) = (Vec::new(), Vec::new());
         let (joining, members, could_publish) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (forwarded, answered, seen) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        let may_be_stored = BTreeMap::new();
         let (closed, links, granted) = (false, 0, [0.0; 2]);
         #[rustfmt::skip]
         let mut world = Self {
-            h, pending, asked, joining, members, could_publish, forwarded, answered, seen, closed, links, granted, began,
+            h, pending, asked, joining, members, could_publish, forwarded, answered, seen, may_be_stored, closed, links,
+            granted, began,
         };
         world.h.session.auto_join(&mut world.h.actions);
         world.perform();
@@ -154,8 +165,13 @@ impl World {
         let Asked { room, broadcast, answers } = &mut self.asked[number];
         *answers += 1;
         assert_eq!(*answers, 1, "one answer to {number}");
-        if let (Some(room), false, true) = (room, *broadcast, code != Some(ErrorCode::RateLimited)) {
-            let before = self.answered.insert(room.clone(), number);
+        let at_once = match code {
+            Some(ErrorCode::RateLimited) => true,
+            Some(ErrorCode::NotJoined | ErrorCode::NotAuthorized) => *broadcast,
+            _ => false,
+        };
+        if let (Some(room), false) = (room, at_once) {
+            let before = self.answered.insert((room.clone(), *broadcast), number);
             assert!(before < Some(number), "{before:?} of {room} was answered before {number}");
         }
     }
@@ -188,8 +204,7 @@ impl World {
 
     fn publish(&mut self, room: Room, forward: Forward) {
         let forward = self.h.session.forward(&room, forward);
-        let number = forward.body[1..].split(|byte| *byte == b' ').next().unwrap();
-        let number: usize = str::from_utf8(number).unwrap().parse().unwrap();
+        let number = number_of(&forward);
         assert_eq!(self.asked[number].answers, 0, "{number} has its answer");
         assert!(self.could_publish.get(&room) >= Some(&number), "{number} to {room}, without the right to");
         let under_way = self.pending.iter().filter_map(|pending| match pending {
@@ -200,6 +215,8 @@ impl World {
         assert!(under_way.iter().all(|(alone, _)| !alone), "one that is alone is alone");
         assert!(!forward.alone || under_way.is_empty(), "{number} is to be alone");
         assert!(under_way.iter().all(|(_, via)| forward.via == Some(*via)), "together over one link");
+        let later = self.may_be_stored.range((room.clone(), number + 1)..=(room.clone(), usize::MAX));
+        assert!(later.map(|(_, key)| key).eq(&forward.unless), "{number} must not be stored behind those after it");
         if self.seen.insert(forward.op) {
             let before = self.forwarded.insert(room.clone(), number);
             assert!(before < Some(number), "{before:?} of {room} was forwarded before {number}");
@@ -267,7 +284,12 @@ impl World {
                 self.h.session.joined(op, &room, outcome, &mut self.h.actions);
             }
             Pending::Leave(op, room) => session.left(op, &room, actions),
-            Pending::Publish(Forward { op, .. }, room, _) => {
+            Pending::Publish(forward, room, _) => {
+                let number = number_of(&forward);
+                let Forward { op, key, .. } = forward;
+                if matches!(ending, Ending::Well | Ending::ListenOnly | Ending::LinkLost) {
+                    self.may_be_stored.insert((room.clone(), number), key);
+                }
                 let failure = |code, again| Err(Failure { code, text: String::new(), again });
                 let receipt = match ending {
                     Ending::Well => Ok(Stored { position: Position::new("e", 1), duplicate: false }),

@@ -3,7 +3,6 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    time::Duration,
 };
 
 use ahash::RandomState;
@@ -12,7 +11,7 @@ use proto::{Epoch, Key, Position};
 use service::Clock;
 use tokio::time::Instant;
 
-use crate::broker::{Keep, Page, PageLimit, ReadFrom, Receipt, epoch_name};
+use crate::broker::{Keep, NewPublication, Page, PageLimit, ReadFrom, Receipt, StoreError, epoch_name};
 
 /// A room's position, history and keys. Empty until the first publication, and again once all has expired.
 #[derive(Debug, Default)]
@@ -28,18 +27,20 @@ pub(super) struct Stored {
 impl Stored {
     pub(super) fn publish(
         &mut self,
-        key: Option<(Arc<str>, Key, Duration)>,
-        entry: &Bytes,
+        publication: &NewPublication,
         keep: &Keep,
         now: Instant,
         clock: &Clock,
-    ) -> Receipt {
+    ) -> Result<Receipt, StoreError> {
         self.forget(now);
-        if let Some((sender, key, _)) = &key
-            && let Some((position, until)) = self.keys.get(&(Arc::clone(sender), key.clone()))
-            && *until > now
-        {
-            return Receipt { position: position.clone(), duplicate: true };
+        let NewPublication { sender, key, key_ttl, unless, entry, .. } = publication;
+        let mut later = unless.iter().filter_map(|later| self.known(sender, later, now));
+        if let Some(position) = key.as_ref().and_then(|key| self.known(sender, key, now)) {
+            let is_behind = later.any(|later| later.epoch == position.epoch && later.seq < position.seq);
+            return if is_behind { Err(StoreError::Unknown) } else { Ok(Receipt { position, duplicate: true }) };
+        }
+        if later.next().is_some() {
+            return Err(StoreError::Unavailable);
         }
         if self.position.epoch.is_empty() {
             let generation = u64::try_from(clock.unix_ms()).unwrap_or(1).max(1);
@@ -53,10 +54,17 @@ impl Stored {
         }
         self.history_until = Some(now + keep.history_ttl);
         self.meta_until = Some(now + keep.meta_ttl());
-        if let Some((sender, key, ttl)) = key {
-            self.keys.insert((sender, key), (self.position.clone(), now + ttl));
+        if let Some(key) = key {
+            let until = now + key_ttl.unwrap_or(keep.dedup_window);
+            self.keys.insert((Arc::clone(sender), key.clone()), (self.position.clone(), until));
         }
-        Receipt { position: self.position.clone(), duplicate: false }
+        Ok(Receipt { position: self.position.clone(), duplicate: false })
+    }
+
+    /// Where the publication with this key of the sender is.
+    fn known(&self, sender: &Arc<str>, key: &Key, now: Instant) -> Option<Position> {
+        let (position, until) = self.keys.get(&(Arc::clone(sender), key.clone()))?;
+        (*until > now).then(|| position.clone())
     }
 
     pub(super) fn position(&mut self, now: Instant) -> Position {

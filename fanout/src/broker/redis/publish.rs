@@ -55,6 +55,16 @@ pub(super) struct Job {
     receipt: oneshot::Sender<Result<Receipt, StoreError>>,
 }
 
+/// Whether a call of the script takes no more. One that must not come behind others has a row for each: it is the last.
+pub(super) fn is_full(call: &[Job]) -> bool {
+    call.len() >= CALL || call.last().is_some_and(|last| !last.publication.unless.is_empty())
+}
+
+/// How many of these, from the first on, are one call.
+pub(super) fn first_call(jobs: &[Job]) -> usize {
+    (1..jobs.len()).find(|count| is_full(&jobs[..*count])).unwrap_or(jobs.len())
+}
+
 /// What the queue's two ends share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -116,13 +126,12 @@ impl Shared {
 
     /// Hands a receipt to who waits for it.
     pub(super) fn settle(&self, job: Job, result: Result<Receipt, StoreError>) {
-        let NewPublication { room, entry, .. } = job.publication;
         self.items.fetch_sub(1, Ordering::Relaxed);
-        self.bytes.fetch_sub(entry.len(), Ordering::Relaxed);
+        self.bytes.fetch_sub(job.publication.bytes(), Ordering::Relaxed);
         self.metrics.broker_queue_items.dec();
         if let Ok(Receipt { position, .. }) = &result {
             self.seen(position);
-            self.receipts().insert(room, position.clone());
+            self.receipts().insert(job.publication.room, position.clone());
         }
         // Who waited may have gone.
         let _ = job.receipt.send(result);
@@ -145,7 +154,7 @@ impl Queue {
 
     pub(super) fn push(&self, publication: NewPublication) -> Result<Pending, StoreError> {
         let shared = &self.shared;
-        let bytes = publication.entry.len();
+        let bytes = publication.bytes();
         let backlog = shared.events.backlog(&publication.room);
         let full = backlog > MAX_BACKLOG
             || shared.items.load(Ordering::Relaxed) >= STORE_ITEMS

@@ -36,14 +36,21 @@ impl Scripts {
 
     /// Adds one call of the publish script to a pipeline.
     pub(super) fn publish(&self, pipeline: &mut redis::Pipeline, jobs: &[Job], keys: &Keys, keep: &Keep, floor: u64) {
-        let call = pipeline.cmd("EVALSHA").arg(self.publish.get_hash()).arg(jobs.len() * 3);
+        let rows: usize = jobs.iter().map(|job| 1 + job.publication.unless.len()).sum();
+        let call = pipeline.cmd("EVALSHA").arg(self.publish.get_hash()).arg(rows * 3);
         for Job { publication, .. } in jobs {
-            let meta = keys.meta(&publication.room);
-            let key = publication.key.as_ref().map(|key| keys.key(&publication.room, &publication.sender, key));
-            call.arg(&meta).arg(keys.history(&publication.room)).arg(key.as_ref().unwrap_or(&meta));
+            let (meta, history) = (keys.meta(&publication.room), keys.history(&publication.room));
+            let key = |key| keys.key(&publication.room, &publication.sender, key);
+            for later in &publication.unless {
+                call.arg(&meta).arg(&history).arg(key(later));
+            }
+            call.arg(&meta).arg(&history).arg(publication.key.as_ref().map(key).as_ref().unwrap_or(&meta));
         }
         call.arg(keep.history_size).arg(millis(keep.history_ttl)).arg(millis(keep.meta_ttl())).arg(random()).arg(floor);
         for Job { publication, .. } in jobs {
+            for _ in &publication.unless {
+                call.arg("").arg("").arg(0);
+            }
             let ttl = publication.key.as_ref().map_or(0, |_| millis(publication.key_ttl.unwrap_or(keep.dedup_window)));
             call.arg(keys.channel(&publication.room)).arg(&publication.entry[..]).arg(ttl);
         }
@@ -89,10 +96,10 @@ pub(super) fn receipts(answer: Vec<Value>, count: usize) -> Option<Vec<Result<Re
             epoch = Epoch::new(&name);
         }
         let position = Position { epoch: epoch.clone(), seq: u64::try_from(seq).ok()? };
-        receipts.push(if flag == 2 {
-            Err(StoreError::Unavailable)
-        } else {
-            Ok(Receipt { position, duplicate: flag == 1 })
+        receipts.push(match flag {
+            0 | 1 => Ok(Receipt { position, duplicate: flag == 1 }),
+            2 => Err(StoreError::Unavailable),
+            _ => Err(StoreError::Unknown),
         });
     }
     (receipts.len() == count).then_some(receipts)

@@ -119,6 +119,7 @@ impl Publishes {
             body: publish.body.clone(),
             key: &publish.key,
             edge_key_ttl: publish.key_is_ours.then_some(deadline + EDGE_KEY_GRACE),
+            unless: &publish.unless,
             begun,
             deadline,
         })

@@ -63,6 +63,12 @@ impl RedisServer {
         assert!(answer.starts_with("+OK"), "{answer}");
     }
 
+    /// Whether it has place for what is to be written: without, it refuses that.
+    pub(crate) async fn has_place(&self, has: bool) {
+        let answer = self.command(&format!("CONFIG SET maxmemory {}", u8::from(!has))).await.unwrap();
+        assert!(answer.starts_with("+OK"), "{answer}");
+    }
+
     /// Connections that subscribe.
     pub(crate) async fn subscribers(&self) -> usize {
         self.command("CLIENT LIST TYPE pubsub").await.unwrap().matches("id=").count()

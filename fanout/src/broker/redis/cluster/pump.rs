@@ -21,8 +21,9 @@ use crate::broker::{
         connect::Connection,
         primary::Primary,
         publish::{
-            BATCH, CALL, DEPTH, Job, SAY_RECEIPTS, Shared,
+            BATCH, DEPTH, Job, SAY_RECEIPTS, Shared,
             batch::{Outcome, outcome},
+            is_full,
             pace::Pace,
         },
     },
@@ -175,7 +176,7 @@ impl Pump {
                 continue;
             }
             let room = &job.publication.room;
-            if let Some(call) = last_call.get(room).filter(|call| calls[**call].len() < CALL) {
+            if let Some(call) = last_call.get(room).filter(|call| !is_full(&calls[**call])) {
                 calls[*call].push(job);
             } else {
                 last_call.insert(room.clone(), calls.len());

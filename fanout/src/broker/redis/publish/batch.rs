@@ -10,7 +10,7 @@ use redis::{RedisResult, Value};
 use service::Seldom;
 use tokio::time::Instant;
 
-use super::{CALL, Job, Shared};
+use super::{Job, Shared, first_call};
 use crate::broker::{
     StoreError,
     redis::{connect::Connection, script::receipts},
@@ -55,10 +55,12 @@ impl Batches {
             return;
         }
         let mut pipeline = redis::pipe();
-        for jobs in batch.jobs.chunks(CALL) {
+        let (mut left, mut calls) = (&batch.jobs[..], 0);
+        while !left.is_empty() {
+            let (jobs, next) = left.split_at(first_call(left));
             shared.scripts.publish(&mut pipeline, jobs, &shared.keys, &shared.keep, shared.floor());
+            (left, calls) = (next, calls + 1);
         }
-        let calls = batch.jobs.len().div_ceil(CALL);
         let mut redis = batch.connection.redis.clone();
         let mut answer = async move { redis.send_packed_commands(&pipeline, 0, calls).await }.boxed();
         // The client queues a command when its future is first polled: polled here, batches go in order.
@@ -143,7 +145,8 @@ fn settle(batch: Batch, result: RedisResult<Vec<Value>>, shared: &Shared) -> Opt
     };
     let mut unread = Vec::new();
     for answer in answers {
-        let call: Vec<Job> = jobs.by_ref().take(CALL).collect();
+        let count = first_call(jobs.as_slice());
+        let call: Vec<Job> = jobs.by_ref().take(count).collect();
         match outcome(answer, call.len(), &shared.refusals) {
             Outcome::Receipts(receipts) => {
                 for (job, receipt) in call.into_iter().zip(receipts) {
