@@ -2,8 +2,11 @@
 
 use std::pin::pin;
 
+use bytes::Bytes;
 use fanout::config::Config;
-use proto::wire::{HeldRoom, HoldBack, edge_message::Kind};
+use proto::wire::{
+    HeldRoom, HoldBack, LinkErrorCode, LinkPublish, Receipt, edge_message::Kind, fanout_message::Kind as Out, receipt,
+};
 
 use crate::{
     publish_api::request,
@@ -34,6 +37,41 @@ async fn publishers_wait_until_the_edge_lets_them_go_on() {
     }
     edge.send(hold(["crowd".to_owned()], 0)).await;
     assert!(soon("its turn", held).await.is_ok());
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn broadcasts_to_a_room_that_waits_leave_place_for_others() {
+    let node = Node::start(Config::for_development()).await;
+    let mut edge = node.edge().await;
+    let body = Bytes::from(format!("\"{}\"", "x".repeat(8 << 10)));
+    let publish = |id: u64, room: &str| {
+        let (room, from, body) = (room.to_owned(), "7".to_owned(), body.clone());
+        Kind::Publish(LinkPublish { id, room, from, body, ..LinkPublish::default() })
+    };
+    // As much as a link may have waiting in all.
+    let count = 512;
+    for id in 0..count {
+        if id % 64 == 0 {
+            edge.send(hold(["crowd".to_owned()], 1000)).await;
+        }
+        edge.send(publish(id, "crowd")).await;
+    }
+    edge.send(publish(count, "free")).await;
+    let mut busy = 0;
+    let free = loop {
+        match soon("receipts", edge.next()).await {
+            Some(Out::Receipt(Receipt { id, result: Some(result) })) if id == count => break result,
+            Some(Out::Receipt(Receipt { result: Some(receipt::Result::Error(error)), .. })) => {
+                assert_eq!(error.code(), LinkErrorCode::Busy);
+                busy += 1;
+            }
+            Some(Out::Beat(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(matches!(free, receipt::Result::Stored(_)), "{free:?}");
+    assert_eq!(busy, count - (1 << 20) / body.len() as u64, "a quarter waits");
     node.finish().await;
 }
 

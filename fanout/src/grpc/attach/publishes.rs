@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use proto::wire::{LinkPublish, Receipt, Stored, fanout_message::Kind, receipt::Result as Outcome};
+use service::limit;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -18,7 +19,7 @@ use tokio::{
 use crate::{
     attachments::Control,
     broker::StoreError,
-    defaults::{EDGE_KEY_GRACE, HOLD, STREAM_PUBLISH_BYTES},
+    defaults::{EDGE_KEY_GRACE, HOLD, LINK_PUBLISHES, STREAM_PUBLISH_BYTES},
     grpc::status,
     publishing::{Accepted, Begun, Offer, PublishError, Publishing},
 };
@@ -45,9 +46,23 @@ pub(super) struct Publishes {
     publishing: Publishing,
     /// Limits those without a receipt on its way.
     places: Arc<Semaphore>,
-    waiting: BTreeMap<String, VecDeque<Waiting>>,
-    /// Of the bodies that wait.
+    waiting: BTreeMap<String, Line>,
+    /// Of those that wait.
     bytes: usize,
+}
+
+/// Those of one room, the oldest first.
+#[derive(Default)]
+struct Line {
+    waiting: VecDeque<Waiting>,
+    bytes: usize,
+}
+
+impl Line {
+    /// A room has a quarter of what a link may have waiting, so that one that is held back leaves place for others.
+    fn is_full(&self, more: usize) -> bool {
+        self.waiting.len() >= limit(LINK_PUBLISHES) / 4 || self.bytes + more > STREAM_PUBLISH_BYTES / 4
+    }
 }
 
 impl Publishes {
@@ -61,7 +76,9 @@ impl Publishes {
 
     /// Offers a broadcast; no answer yet if it has to wait.
     pub(super) fn take(&mut self, publish: LinkPublish) -> Option<Answer> {
-        let full = self.bytes + publish.body.len() > STREAM_PUBLISH_BYTES && self.is_waiting();
+        let more = bytes(&publish);
+        let full = self.bytes + more > STREAM_PUBLISH_BYTES && self.is_waiting()
+            || self.waiting.get(&publish.room).is_some_and(|line| line.is_full(more));
         let permit = Arc::clone(&self.places).try_acquire_owned().ok().filter(|_| !full);
         let Some(permit) = permit else {
             self.publishing.metrics.link_publishes_full.inc();
@@ -84,18 +101,19 @@ impl Publishes {
     pub(super) fn again(&mut self) -> Vec<Answer> {
         let mut answers = Vec::new();
         let now = Instant::now();
-        for (room, mut queue) in std::mem::take(&mut self.waiting) {
-            while let Some(first) = queue.front() {
+        for (room, mut line) in std::mem::take(&mut self.waiting) {
+            while let Some(first) = line.waiting.front() {
                 let result = self.offer(&first.publish, first.begun.clone());
                 if matches!(result, Err(PublishError::Store(StoreError::Busy))) && now < first.until {
                     break;
                 }
-                let Some(Waiting { publish, permit, .. }) = queue.pop_front() else { break };
-                self.bytes -= publish.body.len();
+                let Some(Waiting { publish, permit, .. }) = line.waiting.pop_front() else { break };
+                self.bytes -= bytes(&publish);
+                line.bytes -= bytes(&publish);
                 answers.push(self.answer(publish.id, result, permit));
             }
-            if !queue.is_empty() {
-                self.waiting.insert(room, queue);
+            if !line.waiting.is_empty() {
+                self.waiting.insert(room, line);
             }
         }
         answers
@@ -104,10 +122,13 @@ impl Publishes {
     fn wait(&mut self, mut publish: LinkPublish, permit: OwnedSemaphorePermit, begun: Begun) {
         // What came in is part of a larger block, which is not to be kept.
         publish.body = Bytes::copy_from_slice(&publish.body);
-        self.bytes += publish.body.len();
+        let more = bytes(&publish);
+        self.bytes += more;
         let until = begun.since + deadline(&publish).min(HOLD);
         let room = publish.room.clone();
-        self.waiting.entry(room).or_default().push_back(Waiting { publish, permit, begun, until });
+        let line = self.waiting.entry(room).or_default();
+        line.bytes += more;
+        line.waiting.push_back(Waiting { publish, permit, begun, until });
     }
 
     fn offer(&self, publish: &LinkPublish, begun: Begun) -> Result<Accepted, PublishError> {
@@ -150,6 +171,11 @@ impl Publishes {
         };
         Answer::Later(answer.boxed())
     }
+}
+
+/// What one takes while it waits.
+fn bytes(publish: &LinkPublish) -> usize {
+    publish.body.len() + publish.unless.iter().map(String::len).sum::<usize>()
 }
 
 fn deadline(publish: &LinkPublish) -> Duration {
