@@ -213,6 +213,16 @@ impl Publishing {
     }
 }
 
+#[cfg(test)]
+impl Publishing {
+    /// To this broker, counted nowhere.
+    pub(crate) fn for_tests(broker: Arc<dyn Broker>) -> Self {
+        let (metrics, removals) = (Arc::default(), Removals::new(Arc::default()));
+        let (clock, traces, max_body) = (Clock::system(), Traces::default(), 64 << 10);
+        Self { broker, clock, metrics, traces, removals, max_body }
+    }
+}
+
 /// The body without the white space around it, if it is one JSON value; its bytes are left as they are.
 fn json(body: &Bytes) -> Result<Bytes, PublishError> {
     let value: &RawValue = serde_json::from_slice(body).map_err(|_| PublishError::Body)?;

@@ -15,7 +15,7 @@ use proto::{
 use service::{Lifecycle, limit};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, Interval, MissedTickBehavior, interval, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -25,7 +25,7 @@ use crate::{
     attachments::{Attachment, Attachments, Control, End, Guard},
     auth::LinkToken,
     broker::{PageLimit, ReadFrom},
-    defaults::{BUSY_PAUSE, HOLD_CHUNK, LINK_READS, LINK_SILENCE, PAGE_ITEMS, TOP_ROOMS},
+    defaults::{HOLD_CHUNK, LINK_READS, LINK_SILENCE, PAGE_ITEMS, TOP_ROOMS},
     dispatcher::{Dispatcher, Wish},
     publishing::Publishing,
 };
@@ -78,14 +78,11 @@ impl LinkService {
         let health = self.publishing.broker.health();
         health.store.as_deref().unwrap_or_default().clone_into(&mut hello.store);
         attachment.control(Out::Hello(hello));
-        let mut retries = interval(BUSY_PAUSE);
-        retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let inbound = Inbound {
             guard,
             dispatcher: self.dispatcher.clone(),
             publishing: self.publishing.clone(),
             publishes: Publishes::new(self.publishing.clone(), Arc::clone(&attachment.publishes)),
-            retries,
             reads: Arc::new(Semaphore::new(limit(LINK_READS))),
             answers: FuturesUnordered::new(),
         };
@@ -103,8 +100,6 @@ struct Inbound {
     dispatcher: Dispatcher,
     publishing: Publishing,
     publishes: Publishes,
-    /// When broadcasts that wait are offered again.
-    retries: Interval,
     reads: Arc<Semaphore>,
     /// Receipts and pages to come.
     answers: FuturesUnordered<BoxFuture<'static, Control>>,
@@ -130,7 +125,7 @@ impl Inbound {
                     self.guard.attachment.control_with(control);
                     continue;
                 }
-                _ = self.retries.tick(), if self.publishes.is_waiting() => {
+                () = sleep_until(self.publishes.again_at()), if self.publishes.is_waiting() => {
                     for answer in self.publishes.again() {
                         self.answer(answer);
                     }

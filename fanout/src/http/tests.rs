@@ -6,14 +6,13 @@ use axum::{
 };
 use http_body_util::BodyExt as _;
 use serde_json::Value;
-use service::{Clock, traces::Traces};
+use service::traces::Traces;
 
 use super::*;
 use crate::{
     broker::{StoreError, scripted::Scripted},
     dispatcher::Dispatcher,
     metrics::Metrics,
-    removals::Removals,
 };
 
 /// Status, `retry-after`, body.
@@ -23,14 +22,7 @@ async fn ask(outcome: Result<u64, StoreError>, head: &str, body: &'static str) -
     let api = Api {
         node: "n".into(),
         keys: ApiKeys::default(),
-        publishing: Publishing {
-            broker: Arc::new(Scripted::new(outcome)),
-            clock: Clock::system(),
-            metrics: Arc::clone(&metrics),
-            traces: Traces::default(),
-            removals: Removals::new(Arc::clone(&metrics)),
-            max_body: 64 << 10,
-        },
+        publishing: Publishing::for_tests(Arc::new(Scripted::new(outcome))),
         attachments: Attachments::new(dispatcher, metrics, Traces::default()),
         rates: Rates::default(),
         streams: Streams::default(),

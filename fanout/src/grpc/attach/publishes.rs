@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     attachments::Control,
     broker::StoreError,
-    defaults::{EDGE_KEY_GRACE, HOLD, LINK_PUBLISHES, STREAM_PUBLISH_BYTES},
+    defaults::{BUSY_PAUSE, BUSY_PAUSE_MAX, EDGE_KEY_GRACE, HOLD, LINK_PUBLISHES, STREAM_PUBLISH_BYTES},
     grpc::status,
     publishing::{Accepted, Begun, Offer, PublishError, Publishing},
 };
@@ -49,6 +49,9 @@ pub(super) struct Publishes {
     waiting: BTreeMap<String, Line>,
     /// Of those that wait.
     bytes: usize,
+    /// When they are offered again, and how long after the last time; longer each time while none finds a place.
+    again_at: Instant,
+    pause: Duration,
 }
 
 /// Those of one room, the oldest first.
@@ -67,11 +70,17 @@ impl Line {
 
 impl Publishes {
     pub(super) fn new(publishing: Publishing, places: Arc<Semaphore>) -> Self {
-        Self { publishing, places, waiting: BTreeMap::new(), bytes: 0 }
+        let again_at = Instant::now();
+        Self { publishing, places, waiting: BTreeMap::new(), bytes: 0, again_at, pause: BUSY_PAUSE }
     }
 
     pub(super) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// When those that wait are to be offered again.
+    pub(super) fn again_at(&self) -> Instant {
+        self.again_at
     }
 
     /// Offers a broadcast; no answer yet if it has to wait.
@@ -116,6 +125,8 @@ impl Publishes {
                 self.waiting.insert(room, line);
             }
         }
+        self.pause = if answers.is_empty() { (2 * self.pause).min(BUSY_PAUSE_MAX) } else { BUSY_PAUSE };
+        self.again_at = now + self.pause;
         answers
     }
 
@@ -123,6 +134,10 @@ impl Publishes {
         // What came in is part of a larger block, which is not to be kept.
         publish.body = Bytes::copy_from_slice(&publish.body);
         let more = bytes(&publish);
+        if !self.is_waiting() {
+            self.pause = BUSY_PAUSE;
+            self.again_at = Instant::now() + BUSY_PAUSE;
+        }
         self.bytes += more;
         let until = begun.since + deadline(&publish).min(HOLD);
         let room = publish.room.clone();
@@ -187,4 +202,35 @@ fn deadline(publish: &LinkPublish) -> Duration {
 
 fn receipt(id: u64, result: Outcome) -> Kind {
     Kind::Receipt(Receipt { id, result: Some(result) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use tokio::time::sleep_until;
+
+    use super::*;
+    use crate::broker::scripted::Scripted;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_finds_no_place_is_offered_ever_less_often_and_refused_in_time() {
+        let broker = Arc::new(Scripted::new(Err(StoreError::Busy)));
+        let publishing = Publishing::for_tests(broker.clone());
+        let mut publishes = Publishes::new(publishing, Arc::new(Semaphore::new(10)));
+        let start = Instant::now();
+        let (room, from, body) = ("a".to_owned(), "7".to_owned(), Bytes::from_static(b"1"));
+        assert!(publishes.take(LinkPublish { room, from, body, ..LinkPublish::default() }).is_none());
+        let answers = loop {
+            sleep_until(publishes.again_at()).await;
+            let answers = publishes.again();
+            if !answers.is_empty() {
+                break answers;
+            }
+        };
+        assert!(matches!(answers[..], [Answer::Now(_)]) && !publishes.is_waiting());
+        assert!(start.elapsed() >= HOLD && start.elapsed() < HOLD + 2 * BUSY_PAUSE_MAX);
+        let offered = broker.offered.load(Ordering::Relaxed);
+        assert!((100..150).contains(&offered), "{offered} times in {HOLD:?}");
+    }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::Ordering;
 
-use service::{Clock, traces::Traces};
 use tonic::Code;
 
 use super::*;
@@ -10,19 +9,11 @@ use crate::{
     auth::{ApiKeys, Right},
     broker::{StoreError, scripted::Scripted},
     defaults::KEY_ITEMS,
-    removals::Removals,
 };
 
 fn service(outcome: Result<u64, StoreError>) -> (PublisherService, Arc<Scripted>) {
     let broker = Arc::new(Scripted::new(outcome));
-    let publishing = Publishing {
-        broker: broker.clone(),
-        clock: Clock::system(),
-        metrics: Arc::default(),
-        traces: Traces::default(),
-        removals: Removals::new(Arc::default()),
-        max_body: 64 << 10,
-    };
+    let publishing = Publishing::for_tests(broker.clone());
     (PublisherService { publishing, drain: CancellationToken::new() }, broker)
 }
 
