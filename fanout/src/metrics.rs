@@ -59,7 +59,7 @@ pub(crate) struct Writes {
     pub(crate) api: Counter,
 }
 
-/// Connections of the publish API that were cut.
+/// Connections of a listener that were cut.
 #[derive(Debug, Clone)]
 pub(crate) struct Cut {
     /// They took too long for something.
@@ -68,12 +68,29 @@ pub(crate) struct Cut {
     pub(crate) quiet: Counter,
     pub(crate) crowded: Counter,
     /// Others needed their place, or there was none.
-    pub(crate) keyless: Counter,
+    pub(crate) stranger: Counter,
     pub(crate) full: Counter,
     /// No head of HTTP, or too much of it.
     pub(crate) bad_head: Counter,
     /// No answer to a ping.
     pub(crate) ping: Counter,
+}
+
+impl Cut {
+    fn register(registry: &mut Registry, name: &str, help: &str, stranger: &'static str) -> Self {
+        let cut = family::<Reason>(registry, name, help);
+        let cut = |reason| cut.get_or_create_owned(&Reason { reason });
+        Self {
+            head: cut("slow_head"),
+            answer: cut("slow_answer"),
+            quiet: cut("quiet"),
+            crowded: cut("crowded"),
+            stranger: cut(stranger),
+            full: cut("full"),
+            bad_head: cut("bad_head"),
+            ping: cut("ping_timeout"),
+        }
+    }
 }
 
 /// Cached handles. The default counts into nothing that is shown.
@@ -124,7 +141,8 @@ pub(crate) struct Metrics {
     pub(crate) broker_up: Gauge,
     pub(crate) tls_failures: Counter,
     pub(crate) writes: Writes,
-    pub(crate) cut: Cut,
+    pub(crate) api_cut: Cut,
+    pub(crate) link_cut: Cut,
     pub(crate) reconnected_commands: Counter,
     pub(crate) reconnected_subscriber: Counter,
     pub(crate) subscriber_lost: Counter,
@@ -163,8 +181,6 @@ impl Metrics {
         let rebuilt = |reason| rebuilt.get_or_create_owned(&Reason { reason });
         let writes = family::<Listener>(registry, "writes", "Write system calls on connections, by who listens");
         let write = |listener| writes.get_or_create_owned(&Listener { listener });
-        let cut = family::<Reason>(registry, "api_cut", "Connections of the publish API cut, by reason");
-        let cut = |reason| cut.get_or_create_owned(&Reason { reason });
         let calls = family::<Call>(registry, "api_requests", "Calls of the publish API");
         let stages = Stages::register(registry);
         Self {
@@ -222,16 +238,8 @@ impl Metrics {
             ),
             tls_failures: counter(registry, "tls_failures", "TLS handshakes that failed"),
             writes: Writes { link: write("link"), api: write("api") },
-            cut: Cut {
-                head: cut("slow_head"),
-                answer: cut("slow_answer"),
-                quiet: cut("quiet"),
-                crowded: cut("crowded"),
-                keyless: cut("keyless"),
-                full: cut("full"),
-                bad_head: cut("bad_head"),
-                ping: cut("ping_timeout"),
-            },
+            api_cut: Cut::register(registry, "api_cut", "Connections of the publish API cut, by reason", "keyless"),
+            link_cut: Cut::register(registry, "link_cut", "Connections for links cut, by reason", "tokenless"),
             broker_up: gauge(registry, "broker_up", "1 while the broker can store, read and hear"),
             reconnected_commands: redis("commands"),
             reconnected_subscriber: redis("subscriber"),

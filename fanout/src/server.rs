@@ -1,15 +1,15 @@
 //! Puts the node together, and takes it apart in order: unready; edges told to move their rooms; links ended; the
 //! publish API's calls finished; last the dispatcher and the broker.
 
-mod backends;
 mod counted;
 mod drain;
+mod guests;
 mod listener;
 mod reflection;
 mod talk;
 
 pub(crate) use self::drain::leave_links;
-use self::{backends::Backends, listener::Serve};
+use self::{guests::Guests, listener::Serve};
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -111,11 +111,12 @@ pub async fn serve(config: Config, lifecycle: &Lifecycle) -> anyhow::Result<Boun
     let link_tls = watched(node.config.link_tls(failures), lifecycle)?;
     let api_tls = watched(node.config.api_tls(failures), lifecycle)?;
     let metrics = &*node.publishing.metrics;
-    let backends = Backends::new(files, metrics.cut.clone());
-    let links =
-        listener::spawn(link_listener, link_tls, node.link_router(lifecycle), None, &metrics.writes.link, lifecycle);
+    let router = node.link_router(lifecycle);
+    let (edges, speak) = (Guests::new(files, metrics.link_cut.clone()), listener::for_edges(lifecycle));
+    let links = listener::spawn(link_listener, link_tls, router, edges, speak, &metrics.writes.link, lifecycle);
     let api = node.api_service(lifecycle).await?;
-    let api = listener::spawn(api_listener, api_tls, api, Some(backends), &metrics.writes.api, lifecycle);
+    let (backends, speak) = (Guests::new(files, metrics.api_cut.clone()), listener::for_backends(lifecycle));
+    let api = listener::spawn(api_listener, api_tls, api, backends, speak, &metrics.writes.api, lifecycle);
     let readiness = {
         let (broker, lifecycle) = (Arc::clone(&broker), lifecycle.clone());
         move || ready(&*broker, &lifecycle)

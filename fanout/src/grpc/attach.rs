@@ -12,7 +12,7 @@ use proto::{
         fanout_message::Kind as Out, link_server::Link, read::From,
     },
 };
-use service::{Lifecycle, limit};
+use service::{Lifecycle, accept::Speaker, limit};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep_until, timeout_at},
@@ -58,6 +58,9 @@ impl Link for LinkService {
         if !self.token.allows(status::authorization(request.metadata())) {
             tracing::warn!("a link without a valid token was refused");
             return Err(status::bad_link_token());
+        }
+        if let Some(speaker) = request.extensions().get::<Speaker>() {
+            speaker.spoke();
         }
         self.open(request.into_inner()).map(Response::new)
     }

@@ -1,5 +1,5 @@
 //! A socket whose writes are counted: each is a system call, so that what is joined into one shows. And what it is about
-//! is followed, if that is limited.
+//! is followed.
 
 use std::{
     io::{self, IoSlice},
@@ -17,16 +17,14 @@ use super::talk::Talk;
 pub(super) struct Counted {
     pub(super) socket: Socket,
     pub(super) writes: Counter,
-    pub(super) talk: Option<Talk>,
+    pub(super) talk: Talk,
 }
 
 impl Counted {
     fn count<T>(&self, written: Poll<T>) -> Poll<T> {
         if written.is_ready() {
             self.writes.inc();
-            if let Some(talk) = &self.talk {
-                talk.wrote();
-            }
+            self.talk.wrote();
         }
         written
     }
@@ -36,9 +34,7 @@ impl AsyncRead for Counted {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         let read = Pin::new(&mut self.socket).poll_read(cx, into);
-        if let Some(talk) = &self.talk {
-            talk.read(&into.filled()[before..]);
-        }
+        self.talk.read(&into.filled()[before..]);
         read
     }
 }

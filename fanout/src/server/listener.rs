@@ -29,8 +29,8 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::{Service, ServiceExt as _};
 
 use super::{
-    backends::{Backends, Guest},
     counted::Counted,
+    guests::{Guest, Guests},
     talk::{HEAD_TIMEOUT, Talk},
 };
 use crate::{
@@ -90,12 +90,13 @@ impl<S, B> Serve<B> for S where
 {
 }
 
-/// Serves every connection until [`Listening::finish`]: those of backends, or of edges if there are none.
+/// Serves every connection until [`Listening::finish`].
 pub(super) fn spawn(
     listener: TcpListener,
     tls: Option<Arc<ServerTls>>,
     service: impl Serve,
-    backends: Option<Backends>,
+    guests: Guests,
+    builder: Builder<Tasks>,
     writes: &Counter,
     lifecycle: &Lifecycle,
 ) -> Listening {
@@ -107,7 +108,6 @@ pub(super) fn spawn(
     let (closing, aborting) = (listening.closing.clone(), listening.aborting.clone());
     let connections = listening.connections.clone();
     let tasks = lifecycle.clone();
-    let builder = builder(backends.is_some(), lifecycle.clone());
     let writes = writes.clone();
     lifecycle.spawn(async move {
         loop {
@@ -116,15 +116,9 @@ pub(super) fn spawn(
                 accepted = accept::accept(&listener) => accepted,
             };
             let (stream, peer) = accepted;
-            let guest = match &backends {
-                Some(backends) => {
-                    // Without a place it is closed at once.
-                    let Some(guest) = backends.enter().await else { continue };
-                    Some(guest)
-                }
-                None => None,
-            };
-            let begin = begin(stream, tls.clone(), writes.clone(), guest.as_ref().map(|guest| guest.talk.clone()));
+            // Without a place it is closed at once.
+            let Some(guest) = guests.enter().await else { continue };
+            let begin = begin(stream, tls.clone(), writes.clone(), guest.talk.clone());
             let connection = serve(begin, builder.clone(), service.clone(), guest, closing.clone());
             let connection = aborting.clone().run_until_cancelled_owned(connection);
             let connection = connection.map(move |result| {
@@ -143,7 +137,7 @@ async fn begin(
     stream: TcpStream,
     tls: Option<Arc<ServerTls>>,
     writes: Counter,
-    talk: Option<Talk>,
+    talk: Talk,
 ) -> io::Result<Option<Counted>> {
     let mut socket = accept::secured(stream, tls.as_deref()).await?;
     // hyper waits without limit for the bytes that tell the protocol.
@@ -158,12 +152,11 @@ async fn serve(
     begin: impl Future<Output = io::Result<Option<Counted>>>,
     builder: Builder<Tasks>,
     service: impl Serve,
-    guest: Option<Guest>,
+    guest: Guest,
     closing: CancellationToken,
 ) -> Result<(), BoxError> {
-    let Some(guest) = guest else { return answer(begin, builder, service, None, closing).await };
     tokio::select! {
-        result = answer(begin, builder, service, Some(&guest), closing) => result.inspect_err(|error| guest.failed(error)),
+        result = answer(begin, builder, service, &guest, closing) => result.inspect_err(|error| guest.failed(error)),
         () = guest.makes_room() => Err("others needed its place".into()),
     }
 }
@@ -172,46 +165,52 @@ async fn answer(
     begin: impl Future<Output = io::Result<Option<Counted>>>,
     builder: Builder<Tasks>,
     service: impl Serve,
-    guest: Option<&Guest>,
+    guest: &Guest,
     closing: CancellationToken,
 ) -> Result<(), BoxError> {
     let Some(said) = closing.run_until_cancelled(begin).await.transpose()? else { return Ok(()) };
     let Some(socket) = said else {
-        guest.into_iter().for_each(Guest::was_silent);
+        guest.was_silent();
         return Err("it said nothing".into());
     };
-    let (asked, answered, speaker) = (socket.talk.clone(), socket.talk.clone(), guest.map(Guest::speaker));
+    let (asked, answered, speaker) = (socket.talk.clone(), socket.talk.clone(), guest.speaker());
     let service = service.map_request(move |mut request: Request<Incoming>| {
-        asked.iter().for_each(Talk::asked);
-        // Whoever finds a key in it lets it speak.
-        if let Some(speaker) = speaker.as_ref().filter(|speaker| !speaker.has_spoken()) {
+        asked.asked();
+        // Whoever finds a key or token in it lets it speak.
+        if !speaker.has_spoken() {
             request.extensions_mut().insert(speaker.clone());
         }
         request
     });
     let service = TowerToHyperService::new(service.map_response(move |response: Response| {
-        answered.iter().for_each(Talk::answered);
+        answered.answered();
         response
     }));
-    let overdue = async {
-        match guest {
-            Some(guest) => guest.overdue().await,
-            None => std::future::pending().await,
-        }
-    };
     let connection = builder.serve_connection(TokioIo::new(socket), service);
     tokio::pin!(connection);
     tokio::select! {
         result = connection.as_mut() => return result,
-        () = overdue => return Err("quiet, or slow, for too long".into()),
+        () = guest.overdue() => return Err("quiet, or slow, for too long".into()),
         () = closing.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     connection.await
 }
 
-fn builder(for_backends: bool, lifecycle: Lifecycle) -> Builder<Tasks> {
-    let mut builder = Builder::new(Tasks(lifecycle));
+/// How backends are spoken to.
+pub(super) fn for_backends(lifecycle: &Lifecycle) -> Builder<Tasks> {
+    let mut builder = builder(lifecycle);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES);
+    builder.http2().keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
+    builder
+}
+
+/// How edges are spoken to. Links have beats, and so need no pings.
+pub(super) fn for_edges(lifecycle: &Lifecycle) -> Builder<Tasks> {
+    builder(lifecycle).http2_only()
+}
+
+fn builder(lifecycle: &Lifecycle) -> Builder<Tasks> {
+    let mut builder = Builder::new(Tasks(lifecycle.clone()));
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -219,18 +218,12 @@ fn builder(for_backends: bool, lifecycle: Lifecycle) -> Builder<Tasks> {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME_BYTES)
         .max_concurrent_streams(MAX_STREAMS);
-    if for_backends {
-        builder.http2().keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
-        builder
-    } else {
-        // Links have beats.
-        builder.http2_only()
-    }
+    builder
 }
 
 /// Has hyper's own tasks, one for each HTTP/2 stream, tracked too.
 #[derive(Debug, Clone)]
-struct Tasks(Lifecycle);
+pub(super) struct Tasks(Lifecycle);
 
 impl<F> Executor<F> for Tasks
 where

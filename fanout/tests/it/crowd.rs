@@ -1,4 +1,4 @@
-//! The publish API's connections have a limit, within which those that have shown a key keep their places.
+//! The connections of each listener have a limit, within which those that have shown a key or a token keep their places.
 
 use std::net::SocketAddr;
 
@@ -34,17 +34,24 @@ impl Backend {
     }
 }
 
+async fn metric(ops: SocketAddr, series: &str) -> usize {
+    let (_, metrics) = http(ops, "GET /metrics", b"").await;
+    let value = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("{series}: {metrics}")).parse().unwrap()
+}
+
+/// Connections of a listener that were cut.
+async fn cut(ops: SocketAddr, listener: &str, reason: &str) -> usize {
+    metric(ops, &format!("espigon_fanout_{listener}_cut_total{{reason=\"{reason}\"}}")).await
+}
+
 #[tokio::test]
 async fn who_has_shown_a_key_is_not_crowded_out_and_links_have_files_left() {
     let (_child, _lines, listening) =
         start_with_files(FILES, &[("API_KEYS", "shop:s3cret"), ("LOG_LEVEL", "info")]).await;
     let address = |name: &str| listening[name].as_str().unwrap().parse::<SocketAddr>().unwrap();
     let (api, link, ops) = (address("api"), address("link"), address("ops"));
-    let cut = async |reason: &str| -> usize {
-        let (_, metrics) = http(ops, "GET /metrics", b"").await;
-        let series = format!("espigon_fanout_api_cut_total{{reason=\"{reason}\"}} ");
-        metrics.lines().find_map(|line| line.strip_prefix(&series)).unwrap().parse().unwrap()
-    };
+    let cut = async |reason| cut(ops, "api", reason).await;
     // Those who have none ask in vain, and stay.
     let mut strangers = Vec::new();
     for _ in 0..3 * PLACES {
@@ -75,4 +82,34 @@ async fn who_has_shown_a_key_is_not_crowded_out_and_links_have_files_left() {
     edge.state("a").await;
     drop(backends.pop());
     eventually("a place", async || Backend::connect(api).await.ask("s3cret").await == Some(200)).await;
+}
+
+#[tokio::test]
+async fn a_link_is_not_crowded_out_and_the_api_has_files_left() {
+    let (_child, _lines, listening) = start_with_files(FILES, &[("LINK_TOKEN", "t0ken"), ("LOG_LEVEL", "info")]).await;
+    let address = |name: &str| listening[name].as_str().unwrap().parse::<SocketAddr>().unwrap();
+    let (api, link, ops) = (address("api"), address("link"), address("ops"));
+    let mut edge = Edge::attach_with(link, 1, Some("t0ken")).await;
+    // They speak HTTP/2, ask for nothing, and stay.
+    let mut strangers = Vec::new();
+    for _ in 0..3 * PLACES {
+        let mut stranger = TcpStream::connect(link).await.unwrap();
+        stranger.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        assert!(soon("settings", stranger.read(&mut [0; 4096])).await.unwrap() > 0, "the newest is served");
+        strangers.push(stranger);
+    }
+    eventually("those cut", async || cut(ops, "link", "tokenless").await == 2 * PLACES + 1).await;
+    edge.want("a", None).await;
+    edge.state("a").await;
+    let mut edges = Vec::new();
+    for _ in 1..PLACES {
+        edges.push(Edge::attach_with(link, 1, Some("t0ken")).await);
+    }
+    eventually("all have attached", async || metric(ops, "espigon_fanout_attachments").await == PLACES).await;
+    let mut turned_away = TcpStream::connect(link).await.unwrap();
+    assert_eq!(soon("its end", turned_away.read(&mut [0; 1])).await.unwrap_or(0), 0);
+    assert_eq!((cut(ops, "link", "tokenless").await, cut(ops, "link", "full").await), (3 * PLACES, 1));
+    edge.want("b", None).await;
+    edge.state("b").await;
+    assert_eq!(Backend::connect(api).await.ask("any").await, Some(200));
 }
