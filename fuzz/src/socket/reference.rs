@@ -158,8 +158,9 @@ fn closed(payload: &[u8]) -> End {
         return End::BadUtf8;
     }
     match u16::from_be_bytes(*code) {
-        code @ (1000..=1003 | 1007..=1014 | 3000..=4999) => End::Peer(Some(code)),
-        // In answer to a code that must not be sent.
+        code @ (1000..=1003 | 1007..=1013 | 3000..=4999) => End::Peer(Some(code)),
+        // In answer to a code that must not be sent. That of gateways (1014, registered later) is one to the codec, and no
+        // client's.
         _ => End::Peer(Some(1002)),
     }
 }
