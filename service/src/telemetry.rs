@@ -19,6 +19,10 @@ pub enum LogFormat {
 
 /// What a `LOG_LEVEL` may be: a level, or directives such as `info,edge::upstream=debug`.
 pub fn parse_level(text: &str) -> Result<String, String> {
+    // The parser cuts the text at any byte, and panics within a character.
+    if !text.is_ascii() {
+        return Err("it has other characters than those of ASCII".to_owned());
+    }
     EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
@@ -50,6 +54,16 @@ mod tests {
     use tracing::{Level, subscriber::with_default};
 
     use super::*;
+
+    #[test]
+    fn a_level_is_a_filter_or_refused() {
+        for good in ["info", "info,edge::upstream=debug"] {
+            assert_eq!(parse_level(good).as_deref(), Ok(good));
+        }
+        for bad in ["edge=loud", "d\u{b}d\u{fffd}=@r", "é=info"] {
+            assert!(parse_level(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn a_cap_takes_away_and_never_adds() {
