@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # or for one package, dependencies have other features, and most of them are built anew.
 BUILD := cargo build --workspace --bins --test bootstrap --locked
 
-.PHONY: run deny test test-valkey test-deploy test-js test-publishers screenshots test-simulation simulate test-deep fuzz fuzz-keep chaos bench bench-rollout lint tools
+.PHONY: run deny test test-valkey test-deploy test-js test-publishers screenshots test-simulation simulate test-deep fuzz fuzz-keep test-upgrade chaos bench bench-rollout lint tools
 
 run:
 	cargo run --locked
@@ -94,6 +94,15 @@ fuzz:
 fuzz-keep:
 	for target in $(TARGETS); do TARGET=$$target $(GUIDED) -set_cover_merge=1 -use_counters=0 -use_cmp=0 -max_len=4096 \
 	fuzz/corpus/$$target target/fuzz/corpus/$$target || exit; done
+
+# Edges and fanout nodes of another revision are replaced by ours, and ours by them, under 400 clients who notice nothing:
+# make test-upgrade FROM=v1.0.0
+UPGRADE := $(CURDIR)/target/upgrade
+test-upgrade: tools
+	rm -rf $(UPGRADE)/tree && mkdir -p $(UPGRADE)/tree && git archive $(FROM) | tar -xm -C $(UPGRADE)/tree
+	cd $(UPGRADE)/tree && cargo build --workspace --bins --locked --target-dir $(UPGRADE)/target
+	FROM_BUILD=$(UPGRADE)/target/debug cargo test --workspace --test e2e --locked -- --ignored --exact --nocapture \
+	rollout::four_hundred_clients_do_not_notice_an_upgrade_nor_the_way_back
 
 # Real processes under faults from a seed, which is printed: make chaos SECONDS=600 SEED=7
 chaos: tools

@@ -5,13 +5,19 @@
 mod figures;
 mod plot;
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use service::Clock;
 
 use self::figures::{Figures, Phase};
 use crate::{
-    harness::{Backend, Edge, Fanout, Proxy, RedisServer, Reply, eventually, links, readyz, serial, tell},
+    harness::{
+        Backend, Edge, Fanout, Proxy, RedisServer, Reply, eventually, links, readyz, serial, tell, workspace_binary,
+    },
     swarm::{Plan, Workers},
 };
 
@@ -35,6 +41,32 @@ struct Scale {
     window: Duration,
 }
 
+const SMALL: Scale = Scale { clients: 400, processes: 1, edges: 2, window: Duration::from_secs(4) };
+
+/// Whose processes are replaced, by whose.
+struct Builds {
+    old: Build,
+    new: Build,
+}
+
+/// The folder with its binaries.
+#[derive(Clone)]
+struct Build(PathBuf);
+
+impl Build {
+    fn ours() -> Self {
+        Self(workspace_binary("edge").parent().unwrap().to_owned())
+    }
+
+    fn edge(&self, places: &[SocketAddr], settings: &[(String, String)]) -> Edge {
+        Edge::run(&self.0.join("edge"), places, settings)
+    }
+
+    fn fanout(&self, settings: &[(String, String)]) -> Fanout {
+        Fanout::run(&self.0.join("fanout"), settings)
+    }
+}
+
 struct Cast {
     redis: RedisServer,
     backend: Backend,
@@ -46,24 +78,24 @@ struct Cast {
 }
 
 impl Cast {
-    async fn start(scale: &Scale) -> Self {
+    async fn start(scale: &Scale, build: &Build) -> Self {
         let redis = RedisServer::start().await;
         let backend = Backend::answering(|_| Reply::Yes);
         let window = format!("{}ms", scale.window.as_millis());
         let settings = [("REDIS_ADDR", redis.address()), ("BACKEND_URL", backend.url()), ("DRAIN_WINDOW", window)];
         let settings: Vec<_> = settings.map(|(name, value)| (name.to_owned(), value)).into();
-        let fanouts: Vec<_> = (0..FANOUTS).map(|_| Fanout::start(&settings)).collect();
+        let fanouts: Vec<_> = (0..FANOUTS).map(|_| build.fanout(&settings)).collect();
         let places = fanouts.iter().map(|fanout| Some(fanout.link)).chain([None]).map(Proxy::to).collect();
         let mut cast = Self { redis, backend, settings, fanouts, edges: Vec::new(), places };
         for _ in 0..scale.edges {
-            cast.start_edge().await;
+            cast.start_edge(build).await;
         }
         cast
     }
 
-    async fn start_edge(&mut self) {
+    async fn start_edge(&mut self, build: &Build) {
         let places: Vec<_> = self.places.iter().map(|place| place.address).collect();
-        let edge = Edge::start(&places, &self.settings);
+        let edge = build.edge(&places, &self.settings);
         eventually("ready", async || readyz(edge.ops).await.0 == 200).await;
         self.edges.push(edge);
     }
@@ -77,8 +109,8 @@ impl Cast {
     }
 
     /// A new node comes in the free place, and the oldest goes.
-    async fn replace_fanout(&mut self, workers: &mut Workers) {
-        let new = Fanout::start(&self.settings);
+    async fn replace_fanout(&mut self, build: &Build, workers: &mut Workers) {
+        let new = build.fanout(&self.settings);
         eventually("ready", async || readyz(new.ops).await.0 == 200).await;
         self.places[FANOUTS].lead_to(new.link);
         for edge in &self.edges {
@@ -95,8 +127,8 @@ impl Cast {
     }
 
     /// A new edge comes, and the oldest goes, which is no longer given to clients.
-    async fn replace_edge(&mut self, window: Duration, workers: &mut Workers) {
-        self.start_edge().await;
+    async fn replace_edge(&mut self, build: &Build, window: Duration, workers: &mut Workers) {
+        self.start_edge(build).await;
         let old = self.edges.remove(0);
         workers.set_edges(self.edge_addresses()).await;
         old.process.terminate();
@@ -104,9 +136,9 @@ impl Cast {
     }
 }
 
-async fn replace_all(scale: Scale) {
+async fn replace_all(scale: Scale, Builds { old, new }: Builds) {
     let Scale { clients, processes, edges, window } = scale;
-    let mut cast = Cast::start(&scale).await;
+    let mut cast = Cast::start(&scale, &old).await;
     let plan = |process: usize| Plan {
         name: format!("rollout-{process}"),
         clients: clients / processes,
@@ -129,7 +161,7 @@ async fn replace_all(scale: Scale) {
     let began_ms = clock.unix_ms();
     for number in 1..=FANOUTS {
         let from_ms = clock.unix_ms();
-        cast.replace_fanout(&mut workers).await;
+        cast.replace_fanout(&new, &mut workers).await;
         workers.caught_up(LIMIT).await;
         phases.push(Phase {
             name: format!("fanout {number}"),
@@ -141,7 +173,7 @@ async fn replace_all(scale: Scale) {
     }
     for number in 1..=edges {
         let from_ms = clock.unix_ms();
-        cast.replace_edge(window, &mut workers).await;
+        cast.replace_edge(&new, window, &mut workers).await;
         workers.caught_up(LIMIT).await;
         phases.push(Phase { name: format!("edge {number}"), from_ms, to_ms: clock.unix_ms(), moves: true, moved: 0 });
     }
@@ -161,7 +193,17 @@ async fn replace_all(scale: Scale) {
 #[tokio::test(flavor = "multi_thread")]
 async fn four_hundred_clients_do_not_notice() {
     let _serial = serial().await;
-    replace_all(Scale { clients: 400, processes: 1, edges: 2, window: Duration::from_secs(4) }).await;
+    replace_all(SMALL, Builds { old: Build::ours(), new: Build::ours() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "by hand: make test-upgrade FROM=<revision>"]
+async fn four_hundred_clients_do_not_notice_an_upgrade_nor_the_way_back() {
+    let _serial = serial().await;
+    #[expect(clippy::disallowed_methods, reason = "how make says where the other revision was built")]
+    let other = Build(std::env::var_os("FROM_BUILD").expect("FROM_BUILD=<folder of binaries>").into());
+    replace_all(SMALL, Builds { old: other.clone(), new: Build::ours() }).await;
+    replace_all(SMALL, Builds { old: Build::ours(), new: other }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,5 +211,6 @@ async fn four_hundred_clients_do_not_notice() {
 async fn deep_five_thousand_clients_do_not_notice() {
     let _serial = serial().await;
     // The default of `DRAIN_WINDOW`.
-    replace_all(Scale { clients: 5000, processes: 2, edges: 3, window: Duration::from_secs(20) }).await;
+    let scale = Scale { clients: 5000, processes: 2, edges: 3, window: Duration::from_secs(20) };
+    replace_all(scale, Builds { old: Build::ours(), new: Build::ours() }).await;
 }

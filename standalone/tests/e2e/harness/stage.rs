@@ -1,4 +1,4 @@
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use http::StatusCode;
 
@@ -119,6 +119,11 @@ pub(crate) struct Edge {
 
 impl Edge {
     pub(crate) fn start(links: &[SocketAddr], settings: &[(String, String)]) -> Self {
+        Self::run(&workspace_binary("edge"), links, settings)
+    }
+
+    /// Another build's.
+    pub(crate) fn run(binary: &Path, links: &[SocketAddr], settings: &[(String, String)]) -> Self {
         let links: Vec<_> = links.iter().map(|link| format!("http://{link}")).collect();
         let mut environment = vec![
             ("LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
@@ -131,7 +136,7 @@ impl Edge {
         }
         environment.extend(common());
         environment.extend_from_slice(settings);
-        let process = Process::start(&workspace_binary("edge"), &[], &environment);
+        let process = Process::start(binary, &[], &environment);
         let at = process.listening();
         Self { ws: address(&at["ws"]), ops: address(&at["ops"]), process }
     }
@@ -161,11 +166,16 @@ pub(crate) struct Fanout {
 
 impl Fanout {
     pub(crate) fn start(settings: &[(String, String)]) -> Self {
+        Self::run(&workspace_binary("fanout"), settings)
+    }
+
+    /// Another build's.
+    pub(crate) fn run(binary: &Path, settings: &[(String, String)]) -> Self {
         let any = |name: &str| (name.to_owned(), "127.0.0.1:0".to_owned());
         let mut environment = vec![any("LINK_LISTEN"), any("API_LISTEN")];
         environment.extend(common());
         environment.extend_from_slice(settings);
-        let process = Process::start(&workspace_binary("fanout"), &[], &environment);
+        let process = Process::start(binary, &[], &environment);
         let at = process.listening();
         Self { link: address(&at["link"]), api: address(&at["api"]), ops: address(&at["ops"]), process }
     }
