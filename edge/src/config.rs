@@ -42,6 +42,9 @@ const MIN_SEND_QUEUE: usize = 8;
 /// What a grant says cannot be taken back before it ends, but for a removal.
 const MAX_GRANT_TTL: Duration = Duration::from_hours(1);
 
+/// Fanout nodes keep a broadcast, and the keys that edges give them, no longer.
+const MAX_PUBLISH_TIMEOUT: Duration = Duration::from_mins(1);
+
 /// WebSockets begin with HTTP/1.1, links are HTTP/2.
 const WS_PROTOCOLS: Protocols = &[b"http/1.1"];
 const LINK_PROTOCOLS: Protocols = &[b"h2"];
@@ -100,6 +103,9 @@ impl Config {
         }
         if flags.grant_ttl > MAX_GRANT_TTL {
             return Err("GRANT_TTL must not be more than 1h".to_owned());
+        }
+        if flags.publish_timeout > MAX_PUBLISH_TIMEOUT {
+            return Err("PUBLISH_TIMEOUT must not be more than 1m: fanout nodes keep a broadcast no longer".to_owned());
         }
         let (cert, key) = (("TLS_CERT", flags.tls_cert.as_deref()), ("TLS_KEY", flags.tls_key.as_deref()));
         let tls = Files::of(cert, key, None)?;
@@ -289,6 +295,7 @@ mod tests {
             (&["--write-wait", "21s"], "WRITE_WAIT"),
             (&["--drain-window", "31s"], "DRAIN_WINDOW"),
             (&["--grant-ttl", "61m"], "GRANT_TTL"),
+            (&["--publish-timeout", "61s"], "PUBLISH_TIMEOUT"),
             (&["--backend-cache-ttl", "61m"], "BACKEND_CACHE_TTL"),
             (&["--client-rate", "50"], "--client-rate"),
             (&["--client-burst", "0"], "--client-burst"),

@@ -121,7 +121,7 @@ pub struct Flags {
     #[arg(long, env, default_value = "10s", value_parser = positive_duration)]
     pub write_wait: Duration,
 
-    /// How long a broadcast, or a join, waits for a fanout node
+    /// How long a broadcast, or a join, waits for a fanout node; at most 1m
     #[arg(long, env, default_value = "5s", value_parser = positive_duration)]
     pub publish_timeout: Duration,
 
