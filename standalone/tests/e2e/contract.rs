@@ -148,6 +148,22 @@ fn each_guarantee_has_a_test() {
 }
 
 #[test]
+fn each_path_that_the_pages_name_is_there() {
+    let is_page = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "md");
+    let root = fs::read_dir(repository()).unwrap().map(|entry| entry.unwrap().path());
+    let pages: Vec<_> = root.filter(is_page).map(|path| fs::read_to_string(path).unwrap()).collect();
+    let is_path = |code: &&str| {
+        let folder =
+            code.split_once('/').is_some_and(|(first, _)| !first.is_empty() && repository().join(first).is_dir());
+        folder && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte))
+    };
+    let in_code = pages.iter().flat_map(|page| page.split('`').skip(1).step_by(2)).filter(is_path);
+    let (there, missing): (Vec<_>, Vec<_>) = in_code.partition(|path| repository().join(path).exists());
+    assert_eq!(missing, [""; 0]);
+    assert!(there.len() > 30, "{there:?}");
+}
+
+#[test]
 fn a_test_that_is_not_there_is_not_found() {
     for there in [
         "e2e::contract::a_test_that_is_not_there_is_not_found",
