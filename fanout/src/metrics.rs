@@ -59,7 +59,7 @@ pub(crate) struct Writes {
     pub(crate) api: Counter,
 }
 
-/// Connections of a listener that were cut.
+/// Connections of a listener that were cut. Some reasons are of HTTP/1.1, or of its pings, and links have none.
 #[derive(Debug, Clone)]
 pub(crate) struct Cut {
     /// They took too long for something.

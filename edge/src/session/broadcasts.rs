@@ -181,12 +181,12 @@ impl Broadcast {
     }
 
     fn may_be_stored(&self) -> bool {
-        let is_done = match &self.state {
-            State::Done(Ok(_)) => true,
-            State::Done(Err(failure)) => failure.code == ErrorCode::Unknown,
-            _ => false,
-        };
-        is_done || self.unsure
+        self.unsure
+            || match &self.state {
+                State::Done(Ok(_)) => true,
+                State::Done(Err(failure)) => failure.code == ErrorCode::Unknown,
+                _ => false,
+            }
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::{
 
 use crate::{
     process::start_with_files,
-    support::{Edge, eventually, http, soon},
+    support::{Edge, eventually, metric, soon},
 };
 
 /// Files of the node, and places: a quarter.
@@ -34,15 +34,9 @@ impl Backend {
     }
 }
 
-async fn metric(ops: SocketAddr, series: &str) -> usize {
-    let (_, metrics) = http(ops, "GET /metrics", b"").await;
-    let value = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    value.unwrap_or_else(|| panic!("{series}: {metrics}")).parse().unwrap()
-}
-
 /// Connections of a listener that were cut.
 async fn cut(ops: SocketAddr, listener: &str, reason: &str) -> usize {
-    metric(ops, &format!("espigon_fanout_{listener}_cut_total{{reason=\"{reason}\"}}")).await
+    metric(ops, &format!("{listener}_cut_total{{reason=\"{reason}\"}}")).await
 }
 
 #[tokio::test]
@@ -105,7 +99,7 @@ async fn a_link_is_not_crowded_out_and_the_api_has_files_left() {
     for _ in 1..PLACES {
         edges.push(Edge::attach_with(link, 1, Some("t0ken")).await);
     }
-    eventually("all have attached", async || metric(ops, "espigon_fanout_attachments").await == PLACES).await;
+    eventually("all have attached", async || metric::<usize>(ops, "attachments").await == PLACES).await;
     let mut turned_away = TcpStream::connect(link).await.unwrap();
     assert_eq!(soon("its end", turned_away.read(&mut [0; 1])).await.unwrap_or(0), 0);
     assert_eq!((cut(ops, "link", "tokenless").await, cut(ops, "link", "full").await), (3 * PLACES, 1));

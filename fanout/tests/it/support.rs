@@ -43,12 +43,9 @@ impl Node {
         Edge::attach(self.bound.link).await
     }
 
-    /// What the node shows of this series, by its name after the prefix.
+    /// See [`metric`].
     pub(crate) async fn metric<T: FromStr<Err: Debug>>(&self, name: &str) -> T {
-        let (_, metrics) = http(self.bound.ops, "GET /metrics", b"").await;
-        let name = format!("espigon_fanout_{name} ");
-        let value = metrics.lines().find_map(|line| line.strip_prefix(&name));
-        value.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
+        metric(self.bound.ops, name).await
     }
 
     /// Ends the node; every task must end by itself.
@@ -191,6 +188,14 @@ impl Edge {
     pub(crate) fn detach(self) {
         drop(self);
     }
+}
+
+/// What a node shows of this series, by its name after the prefix.
+pub(crate) async fn metric<T: FromStr<Err: Debug>>(ops: SocketAddr, name: &str) -> T {
+    let (_, metrics) = http(ops, "GET /metrics", b"").await;
+    let name = format!("espigon_fanout_{name} ");
+    let value = metrics.lines().find_map(|line| line.strip_prefix(&name));
+    value.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
 }
 
 /// One HTTP/1.1 request: status and body.
